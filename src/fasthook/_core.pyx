@@ -1,0 +1,703 @@
+"""The gate and its parts: the duplicate ring, token buckets, statistics. The scan is in `_scan`. No I/O.
+
+The way through this file is the way of an update: `Gate.head` answers what can be known before
+the body (path, method, size, secret), `Gate.body` what needs it (update_id, duplicate, flood, room).
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fasthook._scan cimport MAX_UPDATE_ID, N_KINDS, Admitted, Scan, scan_update
+
+from fasthook._scan import KINDS, Admitted, scan
+
+cdef extern from "_native.h" nogil:
+    int64_t fh_load(const int64_t *at) noexcept
+    void fh_store(int64_t *at, int64_t value) noexcept
+    int fh_log2(uint64_t value) noexcept
+
+
+# ---------------------------------------------------------------- memory that outlives us
+
+cdef class Block:
+    """A writable buffer seen as 64-bit words; a private one where none is given."""
+
+    cdef bint _attach(self, object buffer, Py_ssize_t words) except -1:
+        """Take hold of `words` words of the buffer; True if it was never used before."""
+        if buffer is None:
+            buffer = bytearray(words * 8)
+        PyObject_GetBuffer(buffer, &self._view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self._held = True
+        if self._view.len < words * 8:
+            raise ValueError(f"the buffer has {self._view.len} bytes, {words * 8} are needed")
+        if <size_t>self._view.buf % 8:
+            raise ValueError("the buffer does not begin at a multiple of 8 bytes")
+        self._words = <int64_t *>self._view.buf
+        self._size = words
+        return self._words[0] == 0
+
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._view)
+
+
+# ---------------------------------------------------------------- duplicates
+
+cdef enum:
+    FREE = 0
+    FLYING = 1
+    DONE = 2
+    RING_HEADER = 8      # words: magic, capacity, limit, head, four to spare
+    RING_MAGIC = 0x31474E49524846  # "FHRING1" in the order of the bytes
+
+
+cdef inline uint64_t mix(uint64_t a, uint64_t b) noexcept nogil:
+    cdef uint64_t h = a * 0x9E3779B97F4A7C15u ^ b
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u
+    return h ^ h >> 32
+
+
+cdef inline uint32_t power_over(Py_ssize_t n) noexcept nogil:
+    cdef uint32_t size = 8
+    while size < n:
+        size <<= 1
+    return size
+
+
+cdef class DedupRing(Block):
+    """The ids of the last updates, each *in flight* or *done*, in memory of a fixed size.
+
+    `capacity`: an id is not forgotten before this many newer ones have been claimed.
+    `in_flight`: how many may be in flight at once (default: `capacity`); such an id is never evicted.
+    `buffer`: at least `nbytes(capacity, in_flight)` writable bytes that hold the ring, a mapped file for
+    instance: zeros for a new ring, else a ring of the same sizes, which is taken up as it is. Only one
+    process may write to it, and a crash between any two of its writes leaves a valid ring.
+
+    ValueError: sizes out of range (1 to 2**28 together), a buffer too small, or one that holds something else.
+    """
+
+    # An entry is two words: the bot, and update_id * 4 + state. The second is written last, in one
+    # store: it is what makes the entry true. The index over the entries is private and made on attach.
+
+    @staticmethod
+    def nbytes(capacity: int, in_flight: int | None = None) -> int:
+        """The bytes that a buffer for these sizes needs."""
+        return 8 * (RING_HEADER + 2 * (capacity + (capacity if in_flight is None else in_flight)))
+
+    def __init__(self, capacity: int, in_flight: int | None = None, buffer: object = None):
+        limit = capacity if in_flight is None else in_flight
+        if self._index != NULL:
+            raise RuntimeError("a ring is made once")
+        if capacity < 1 or limit < 1 or capacity + limit > 1 << 28:
+            raise ValueError("capacity and in_flight must be at least 1, and together at most 2**28")
+        self.capacity = capacity
+        self.limit = limit
+        self._slots = capacity + limit
+        cdef bint fresh = self._attach(buffer, RING_HEADER + 2 * self._slots)
+        if fresh:
+            self._words[1] = self.capacity
+            self._words[2] = self.limit
+            self._words[3] = 0
+            fh_store(&self._words[0], RING_MAGIC)
+        elif self._words[0] != RING_MAGIC:
+            raise ValueError("the buffer does not hold a ring")
+        elif self._words[1] != self.capacity or self._words[2] != self.limit:
+            raise ValueError(f"the buffer holds a ring of other sizes: {self._words[1]} and {self._words[2]}")
+        elif not 0 <= self._words[3] < self._slots:
+            raise ValueError("the ring in the buffer is damaged")
+        self._ring = self._words + RING_HEADER
+        self._mask = power_over(2 * self._slots) - 1
+        self._index = <uint32_t *>calloc(<size_t>self._mask + 1, sizeof(uint32_t))
+        if self._index == NULL:
+            raise MemoryError
+        self._rebuild()
+
+    def __dealloc__(self):
+        free(self._index)
+
+    cdef bint _rebuild(self) except -1:
+        cdef Py_ssize_t slot
+        cdef int64_t word
+        cdef uint32_t at
+        for slot in range(self._slots):
+            word = self._ring[2 * slot + 1]
+            if word == FREE:
+                continue
+            if word & 3 not in (FLYING, DONE) or word < 0:
+                raise ValueError("the ring in the buffer is damaged")
+            at = self._find(self._ring[2 * slot], word >> 2)
+            if self._index[at]:
+                raise ValueError("the ring in the buffer is damaged")
+            self._index[at] = <uint32_t>(slot + 1)
+            self.in_flight += word & 3 == FLYING
+        if self.in_flight > self.limit:
+            raise ValueError("the ring in the buffer is damaged")
+        return True
+
+    cdef uint32_t _find(self, int64_t bot, int64_t update_id) noexcept nogil:
+        """The place in the index where this id is, or where it would go."""
+        cdef uint32_t at = <uint32_t>mix(<uint64_t>bot, <uint64_t>update_id) & self._mask
+        cdef uint32_t slot
+        while True:
+            slot = self._index[at]
+            if slot == 0 or (
+                self._ring[2 * (slot - 1) + 1] >> 2 == update_id and self._ring[2 * (slot - 1)] == bot
+            ):
+                return at
+            at = (at + 1) & self._mask
+
+    cdef void _forget(self, uint32_t at) noexcept nogil:
+        """Free an entry, and move up those that were pushed behind it in the index."""
+        cdef uint32_t gap = at, home
+        cdef int64_t *entry = self._ring + 2 * (self._index[at] - 1)
+        fh_store(&entry[1], FREE)
+        while True:
+            at = (at + 1) & self._mask
+            if self._index[at] == 0:
+                break
+            entry = self._ring + 2 * (self._index[at] - 1)
+            home = <uint32_t>mix(<uint64_t>entry[0], <uint64_t>(entry[1] >> 2)) & self._mask
+            if ((at - home) & self._mask) >= ((at - gap) & self._mask):
+                self._index[gap] = self._index[at]
+                gap = at
+        self._index[gap] = 0
+
+    cdef Claim _claim(self, int64_t bot, int64_t update_id) noexcept nogil:
+        cdef uint32_t at = self._find(bot, update_id)
+        cdef int64_t *entry
+        cdef int64_t head
+        if self._index[at]:
+            return CLAIM_DONE if self._ring[2 * (self._index[at] - 1) + 1] & 3 == DONE else CLAIM_IN_FLIGHT
+        if self.in_flight >= self.limit:
+            return FULL
+        head = self._words[3]
+        # There are `limit` slots more than `capacity`, so at most `limit` - 1 are passed over here.
+        while self._ring[2 * head + 1] & 3 == FLYING:
+            head = head + 1 if head + 1 < self._slots else 0
+        entry = self._ring + 2 * head
+        if entry[1] != FREE:
+            self._forget(self._find(entry[0], entry[1] >> 2))
+            at = self._find(bot, update_id)
+        fh_store(&entry[0], bot)
+        fh_store(&entry[1], update_id << 2 | FLYING)
+        self._index[at] = <uint32_t>(head + 1)
+        self._words[3] = head + 1 if head + 1 < self._slots else 0
+        self.in_flight += 1
+        return NEW
+
+    cdef bint _settle(self, int64_t bot, int64_t update_id) noexcept nogil:
+        cdef uint32_t slot = self._index[self._find(bot, update_id)]
+        if slot == 0 or self._ring[2 * (slot - 1) + 1] & 3 != FLYING:
+            return False
+        fh_store(&self._ring[2 * (slot - 1) + 1], update_id << 2 | DONE)
+        self.in_flight -= 1
+        return True
+
+    cdef bint _release(self, int64_t bot, int64_t update_id) noexcept nogil:
+        cdef uint32_t at = self._find(bot, update_id)
+        cdef uint32_t slot = self._index[at]
+        if slot == 0 or self._ring[2 * (slot - 1) + 1] & 3 != FLYING:
+            return False
+        self._forget(at)
+        self.in_flight -= 1
+        if self._words[3] == slot or (self._words[3] == 0 and slot == self._slots):
+            self._words[3] = slot - 1  # the newest: give its slot back, so that refusals push nothing out
+        return True
+
+    def claim(self, bot: int, update_id: int) -> int:
+        """0 new (and now in flight), 1 in flight already, 2 done already, 3 new but `limit` are in flight."""
+        return self._claim(bot, check_id(update_id))
+
+    def settle(self, bot: int, update_id: int) -> bool:
+        """In flight becomes done. False if it was not in flight."""
+        return self._settle(bot, check_id(update_id))
+
+    def release(self, bot: int, update_id: int) -> bool:
+        """In flight becomes unknown, so that the next claim is new. False if it was not in flight."""
+        return self._release(bot, check_id(update_id))
+
+    def release_all(self) -> int:
+        """Release what a process that is gone left in flight; how many those were."""
+        cdef int64_t *entry
+        cdef Py_ssize_t slot, n = 0
+        for slot in range(self._slots):
+            entry = self._ring + 2 * slot
+            if entry[1] & 3 == FLYING:
+                n += self._release(entry[0], entry[1] >> 2)
+        return n
+
+    def items(self) -> list[tuple[int, int, bool]]:
+        """`(bot, update_id, done)` of each id known, in the order of the slots from the oldest."""
+        found = []
+        cdef Py_ssize_t i, slot
+        for i in range(self._slots):
+            slot = (self._words[3] + i) % self._slots
+            if self._ring[2 * slot + 1] != FREE:
+                found.append((self._ring[2 * slot], self._ring[2 * slot + 1] >> 2, self._ring[2 * slot + 1] & 3 == DONE))
+        return found
+
+
+cdef inline int64_t check_id(int64_t update_id) except -1:
+    if not 0 <= update_id <= MAX_UPDATE_ID:
+        raise ValueError("update_id must be from 0 to 2**53 - 1")
+    return update_id
+
+
+# ---------------------------------------------------------------- rates
+
+cdef class TokenBuckets:
+    """A table of `size` token buckets, each of `burst` tokens, one new token every `interval` ns.
+
+    A bucket is its key and the time at which it will be full again (the "theoretical arrival time" of the
+    generic cell rate algorithm, ITU-T I.371), so nothing has to be refilled. A heap keeps the one that is
+    closest to full on top: it is evicted when a new key finds the table full.
+
+    ValueError: size not in 1 to 2**28, interval or burst below 1, or interval * burst over 2**62 ns.
+    """
+
+    def __init__(self, size: int, interval: int, burst: int):
+        if self._keys != NULL:
+            raise RuntimeError("a table is made once")
+        if not 1 <= size <= 1 << 28:
+            raise ValueError("size must be from 1 to 2**28")
+        if interval < 1 or burst < 1 or interval * burst > 1 << 62:
+            raise ValueError("interval and burst must be at least 1, and their product at most 2**62 ns")
+        self.size = size
+        self.interval = interval
+        self.burst = burst
+        self._mask = power_over(2 * self.size) - 1
+        self._keys = <uint64_t *>calloc(self.size, sizeof(uint64_t))
+        self._full_at = <int64_t *>calloc(self.size, sizeof(int64_t))
+        self._heap = <uint32_t *>calloc(self.size, sizeof(uint32_t))
+        self._place = <uint32_t *>calloc(self.size, sizeof(uint32_t))
+        self._index = <uint32_t *>calloc(<size_t>self._mask + 1, sizeof(uint32_t))
+        if not (self._keys and self._full_at and self._heap and self._place and self._index):
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._keys)
+        free(self._full_at)
+        free(self._heap)
+        free(self._place)
+        free(self._index)
+
+    cdef uint32_t _find(self, uint64_t key) noexcept nogil:
+        cdef uint32_t at = <uint32_t>mix(key, 0) & self._mask
+        while self._index[at] and self._keys[self._index[at] - 1] != key:
+            at = (at + 1) & self._mask
+        return at
+
+    cdef void _forget(self, uint32_t at) noexcept nogil:
+        cdef uint32_t gap = at, home
+        while True:
+            at = (at + 1) & self._mask
+            if self._index[at] == 0:
+                break
+            home = <uint32_t>mix(self._keys[self._index[at] - 1], 0) & self._mask
+            if ((at - home) & self._mask) >= ((at - gap) & self._mask):
+                self._index[gap] = self._index[at]
+                gap = at
+        self._index[gap] = 0
+
+    cdef void _sift(self, Py_ssize_t at) noexcept nogil:
+        """Put the bucket at this place of the heap where it belongs, up or down."""
+        cdef uint32_t bucket = self._heap[at]
+        cdef int64_t when = self._full_at[bucket]
+        cdef Py_ssize_t child
+        while at > 0 and self._full_at[self._heap[(at - 1) // 2]] > when:
+            self._heap[at] = self._heap[(at - 1) // 2]
+            self._place[self._heap[at]] = <uint32_t>at
+            at = (at - 1) // 2
+        while True:
+            child = 2 * at + 1
+            if child >= self._used:
+                break
+            if child + 1 < self._used and self._full_at[self._heap[child + 1]] < self._full_at[self._heap[child]]:
+                child += 1
+            if self._full_at[self._heap[child]] >= when:
+                break
+            self._heap[at] = self._heap[child]
+            self._place[self._heap[at]] = <uint32_t>at
+            at = child
+        self._heap[at] = bucket
+        self._place[bucket] = <uint32_t>at
+
+    cdef int64_t _take(self, uint64_t key, int64_t now) noexcept nogil:
+        cdef uint32_t at = self._find(key)
+        cdef uint32_t bucket
+        cdef int64_t full_at = now, wait
+        if self._index[at]:
+            bucket = self._index[at] - 1
+            if self._full_at[bucket] > now:
+                full_at = self._full_at[bucket]
+            wait = full_at - now - self.interval * (self.burst - 1)
+            if wait > 0:
+                return wait
+        else:
+            if self._used < self.size:
+                bucket = <uint32_t>self._used
+                self._place[bucket] = bucket
+                self._heap[bucket] = bucket
+                self._used += 1
+            else:
+                bucket = self._heap[0]
+                self._forget(self._find(self._keys[bucket]))
+                at = self._find(key)
+            self._keys[bucket] = key
+            self._index[at] = bucket + 1
+        self._full_at[bucket] = full_at + self.interval
+        self._sift(self._place[bucket])
+        return 0
+
+    def take(self, key: int, now: int) -> int:
+        """Take a token of `key` (64 bits) at `now` (ns of a monotonic clock): 0, or the ns to wait for one."""
+        return self._take(<uint64_t>(key & 0xFFFFFFFFFFFFFFFF), now)
+
+    def __len__(self) -> int:
+        return self._used
+
+
+# ---------------------------------------------------------------- statistics
+
+cdef enum:
+    STATS_HEADER = 8                 # words: magic, counters, histograms, five to spare
+    STATS_MAGIC = 0x31544154534846   # "FHSTAT1" in the order of the bytes
+    FIRST_OCTAVE = 10                # 1,024 ns
+    OCTAVES = 27                     # up to 2**37 ns, 137 s
+    STEPS = 16                       # a bucket is at most 1/16 of its value wide, its middle within 1/32
+    BUCKETS = 1 + OCTAVES * STEPS + 1
+    ROW = 1 + BUCKETS                # the sum of all values, then the buckets
+
+cdef int64_t LOWEST = <int64_t>1 << FIRST_OCTAVE
+cdef int64_t HIGHEST = <int64_t>1 << (FIRST_OCTAVE + OCTAVES)
+
+
+cdef class Stats(Block):
+    """Counters and latency histograms that one process writes and any may read.
+
+    A histogram's buckets are log-linear: a quantile is within 5 % of the value, from 1 µs to 100 s; what is
+    below or above counts in the first or last bucket. `buffer`: at least `nbytes(counters, histograms)`
+    writable bytes, zeros or a block of the same sizes, whose counts go on.
+
+    ValueError: a negative size, a buffer too small, or one that holds something else.
+    """
+
+    @staticmethod
+    def nbytes(counters: int, histograms: int) -> int:
+        """The bytes that a buffer for these sizes needs."""
+        return 8 * (STATS_HEADER + counters + histograms * ROW)
+
+    def __init__(self, counters: int, histograms: int, buffer: object = None):
+        if self._words != NULL:
+            raise RuntimeError("a block is made once")
+        if counters < 0 or histograms < 0:
+            raise ValueError("counters and histograms must not be negative")
+        self.counters = counters
+        self.histograms = histograms
+        cdef bint fresh = self._attach(buffer, STATS_HEADER + self.counters + self.histograms * ROW)
+        if fresh:
+            self._words[1] = self.counters
+            self._words[2] = self.histograms
+            fh_store(&self._words[0], STATS_MAGIC)
+        elif self._words[0] != STATS_MAGIC or self._words[1] != self.counters or self._words[2] != self.histograms:
+            raise ValueError("the buffer does not hold statistics of these sizes")
+
+    cdef int64_t *_row(self, Py_ssize_t histogram) noexcept nogil:
+        return self._words + STATS_HEADER + self.counters + histogram * ROW
+
+    cdef void _add(self, Py_ssize_t counter, int64_t n) noexcept nogil:
+        cdef int64_t *at = self._words + STATS_HEADER + counter
+        fh_store(at, at[0] + n)
+
+    cdef void _observe(self, Py_ssize_t histogram, int64_t ns) noexcept nogil:
+        cdef int64_t *row = self._row(histogram)
+        cdef int64_t *bucket
+        cdef int octave
+        if ns < LOWEST:
+            bucket = row + 1
+            ns = ns if ns > 0 else 0
+        else:
+            octave = fh_log2(<uint64_t>ns) - FIRST_OCTAVE
+            if octave >= OCTAVES:
+                bucket = row + BUCKETS
+            else:
+                bucket = row + 2 + octave * STEPS + (ns >> (octave + FIRST_OCTAVE - 4) & (STEPS - 1))
+        fh_store(bucket, bucket[0] + 1)
+        fh_store(row, row[0] + ns)
+
+    def add(self, counter: int, n: int = 1) -> None:
+        """Add `n` to a counter. IndexError if there is no such counter."""
+        if not 0 <= counter < self.counters:
+            raise IndexError(counter)
+        self._add(counter, n)
+
+    def counter(self, counter: int) -> int:
+        """What a counter stands at."""
+        if not 0 <= counter < self.counters:
+            raise IndexError(counter)
+        return fh_load(self._words + STATS_HEADER + <Py_ssize_t>counter)
+
+    def observe(self, histogram: int, ns: int) -> None:
+        """Count one value, in nanoseconds."""
+        if not 0 <= histogram < self.histograms:
+            raise IndexError(histogram)
+        self._observe(histogram, ns)
+
+    def histogram(self, histogram: int) -> tuple[int, list[tuple[int, int]]]:
+        """The sum of all values in ns, and `(upper bound in ns, count)` of each bucket that is not empty.
+
+        A bound is exclusive; that of the last bucket is 2**63 - 1.
+        """
+        if not 0 <= histogram < self.histograms:
+            raise IndexError(histogram)
+        cdef int64_t *row = self._row(histogram)
+        counts = []
+        cdef Py_ssize_t i
+        cdef int64_t count
+        for i in range(BUCKETS):
+            count = fh_load(row + 1 + i)
+            if count:
+                counts.append((upper_bound(i), count))
+        return fh_load(row), counts
+
+    def quantile(self, histogram: int, q: float) -> float | None:
+        """The value in ns below which a share `q` (0 to 1) lies, None if nothing was counted.
+
+        The middle of the bucket that holds it.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError("q must be from 0 to 1")
+        _, counts = self.histogram(histogram)
+        total = sum(count for _, count in counts)
+        seen = 0
+        for upper, count in counts:
+            seen += count
+            if seen >= q * total:
+                if upper <= LOWEST:
+                    return upper / 2
+                if upper > HIGHEST:
+                    return float(HIGHEST)
+                return upper - (<int64_t>1 << (fh_log2(upper - 1) - 4)) / 2
+        return None
+
+
+cdef int64_t upper_bound(Py_ssize_t bucket) noexcept:
+    cdef int64_t step
+    if bucket == 0:
+        return LOWEST
+    if bucket == BUCKETS - 1:
+        return 0x7FFFFFFFFFFFFFFF
+    step = bucket - 1
+    return <int64_t>(STEPS + step % STEPS + 1) << (FIRST_OCTAVE - 4 + step // STEPS)
+
+
+# ---------------------------------------------------------------- the gate
+
+#: Each verdict's name, status, reason phrase, whether it closes the connection, and what a person reads.
+VERDICTS = (
+    ("accepted", 200, b"OK", False, b""),
+    ("duplicate", 200, b"OK", False, b""),
+    ("in_flight", 200, b"OK", False, b""),
+    ("flood", 200, b"OK", False, b""),
+    ("invalid", 200, b"OK", False, b""),
+    ("not_found", 404, b"Not Found", False, b"no hook is at this path\n"),
+    ("bad_method", 405, b"Method Not Allowed", False, b"updates come by POST\n"),
+    ("too_large", 413, b"Content Too Large", True, b"the body is larger than max-body\n"),
+    ("unauthorized", 401, b"Unauthorized", False, b"the header X-Telegram-Bot-Api-Secret-Token is missing or wrong\n"),
+    ("throttled", 429, b"Too Many Requests", True, b"too many requests with a wrong secret\n"),
+    ("busy", 503, b"Service Unavailable", False, b"the queue is full\n"),
+    ("draining", 503, b"Service Unavailable", True, b"the server is stopping\n"),
+)
+
+cdef enum:
+    MAX_RETRY_AFTER = 60
+    COUNTERS_PER_ROW = N_CODES + N_KINDS
+
+# Retry-After, s, by kind: never past what it has to live (30 s for an inline query, 150 s for the other queries).
+SHORT_LIVED = frozenset({"callback_query", "inline_query", "chosen_inline_result", "shipping_query", "pre_checkout_query"})
+cdef int retry_after_of[N_KINDS]
+for _i in range(N_KINDS):
+    retry_after_of[_i] = 1 if KINDS[_i] in SHORT_LIVED else 3
+
+
+@cython.final
+cdef class Verdict:
+    """An answer of the gate: its name, the status, and the whole response as bytes made in advance."""
+
+    def __init__(self, code: int, retry_after: int = 0):
+        name, status, reason, closes, body = VERDICTS[code]
+        headers = [(b"content-length", b"%d" % len(body))]
+        if body:
+            headers.append((b"content-type", b"text/plain"))
+        if status == 405:
+            headers.append((b"allow", b"POST"))
+        if retry_after:
+            headers.append((b"retry-after", b"%d" % retry_after))
+        if closes:
+            headers.append((b"connection", b"close"))
+        self.code = code
+        self.name = name
+        self.status = status
+        self.retry_after = retry_after
+        self.closes = closes
+        self.headers = tuple(headers)
+        self.body = body
+        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        self.response = b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, reason, head, body)
+
+    def __repr__(self) -> str:
+        return f"<Verdict {self.status} {self.name}>"
+
+
+cdef tuple _verdicts = tuple([Verdict(code) for code in range(N_CODES)])
+cdef tuple _throttled = tuple([Verdict(THROTTLED, seconds) for seconds in range(1, MAX_RETRY_AFTER + 1)])
+cdef tuple _busy = tuple([Verdict(BUSY, retry_after_of[kind]) for kind in range(N_KINDS)])
+cdef tuple _draining = tuple([Verdict(DRAINING, retry_after_of[kind]) for kind in range(N_KINDS)])
+
+
+@cython.final
+cdef class Route:
+    """A hook path: the bot behind it, its one or two valid secrets, its row in the statistics."""
+
+    def __init__(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...], row: int):
+        if not 1 <= len(secrets) <= 2 or not all(secrets):
+            raise ValueError("a path has one secret, or two while one replaces the other")
+        self.path = path
+        self.bot_id = bot_id
+        self.secrets = secrets
+        self.row = row
+
+    cdef bint genuine(self, bytes secret) noexcept:
+        """Compare in a time that depends on the length of what came and on nothing else."""
+        cdef bint valid = False
+        cdef bytes known
+        for known in self.secrets:
+            valid |= same_secret(secret, known)
+        return valid
+
+
+cdef bint same_secret(bytes given, bytes known) noexcept:
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(given)
+    cdef bint wrong_size = size != PyBytes_GET_SIZE(known)
+    cdef const unsigned char *a = <const unsigned char *>PyBytes_AS_STRING(given)
+    cdef const unsigned char *b = a if wrong_size else <const unsigned char *>PyBytes_AS_STRING(known)
+    cdef unsigned char difference = wrong_size
+    for i in range(size):
+        difference |= a[i] ^ b[i]
+    return difference == 0
+
+
+cdef class Gate:
+    """Admits or refuses. `head` and `body` answer in the order of cost; each answer is counted.
+
+    `ring`: the ids seen; its `limit` is how many updates may be waiting and running.
+    `stats`: at least `Gate.counters(paths)` counters; row 0 counts requests for no hook, each path has a row
+    of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind.
+    `auth`: buckets of callers whose secret was wrong, None: no limit. `chats`: buckets of chats, None: no limit.
+    `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
+    """
+
+    def __init__(self, ring: DedupRing, stats: Stats, *, auth: TokenBuckets | None = None,
+                 chats: TokenBuckets | None = None, max_body: int = 1048576, update: type = Admitted):
+        if not issubclass(update, Admitted):
+            raise TypeError("update must be derived from Admitted")
+        self.ring = ring
+        self.stats = stats
+        self.auth = auth
+        self.chats = chats
+        self.max_body = max_body
+        self._update = update
+        self._routes = {}
+
+    @staticmethod
+    def counters(paths: int) -> int:
+        """How many counters a gate with so many paths needs."""
+        return COUNTERS_PER_ROW * (1 + paths)
+
+    def add(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...]) -> Route:
+        """Open a hook path. ValueError if it is taken, or if the statistics have no row left for it."""
+        row = len(self._routes) + 1
+        if path in self._routes:
+            raise ValueError(f"two hooks on one path: {path.decode('latin-1')}")
+        if self.stats.counters < COUNTERS_PER_ROW * (row + 1):
+            raise ValueError("no row left in the statistics")
+        route = self._routes[path] = Route(path, bot_id, secrets, row)
+        return route
+
+    cdef void _count(self, Py_ssize_t row, int code) noexcept:
+        self.stats._add(row * COUNTERS_PER_ROW + code, 1)
+
+    cpdef Verdict refuse(self, Route route, int code):
+        """The verdict of this code, counted; `route` None where the path is not known."""
+        self._count(0 if route is None else route.row, code)
+        return <Verdict>_verdicts[code]
+
+    cpdef object head(self, bytes path, bint post, int64_t length, bytes secret, object caller, int64_t now):
+        """What can be said before the body: a Verdict, or the Route to give the body to.
+
+        `length`: the declared size, -1 if none is. `secret`: the header's value, None if absent.
+        `caller`: hashable, the address that a wrong secret is charged to. `now`: monotonic ns.
+        """
+        cdef Route route = <Route>self._routes.get(path)
+        cdef int64_t wait
+        if route is None:
+            return self.refuse(None, NOT_FOUND)
+        if not post:
+            return self.refuse(route, BAD_METHOD)
+        if length > self.max_body:
+            return self.refuse(route, TOO_LARGE)
+        if secret is None or not route.genuine(secret):
+            wait = self.auth._take(<uint64_t><Py_ssize_t>hash(caller), now) if self.auth is not None else 0
+            if wait == 0:
+                return self.refuse(route, UNAUTHORIZED)
+            self._count(route.row, THROTTLED)
+            wait = (wait + 999999999) // 1000000000
+            return _throttled[(wait if wait < MAX_RETRY_AFTER else MAX_RETRY_AFTER) - 1]
+        return route
+
+    cpdef object body(self, Route route, bytes raw, double wall, int64_t now):
+        """What the body decides: a Verdict, or the admitted update, in flight until it is settled or released.
+
+        `wall`: seconds since the epoch, for `received_at`. `now`: monotonic ns.
+        """
+        cdef Scan found
+        cdef Claim claim
+        cdef Admitted update
+        if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
+            return self.refuse(route, INVALID)
+        claim = self.ring._claim(route.bot_id, found.update_id)
+        if claim == NEW:
+            if self.draining:
+                self.ring._release(route.bot_id, found.update_id)
+                self._count(route.row, DRAINING)
+                return _draining[found.kind]
+            if self.chats is not None and found.has_chat and self.chats._take(
+                mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
+            ):
+                self.ring._settle(route.bot_id, found.update_id)
+                return self.refuse(route, FLOOD)
+            self._count(route.row, ACCEPTED)
+            self._count(route.row, N_CODES + found.kind)
+            update = <Admitted>self._update.__new__(self._update)
+            update._fill(&found, raw)
+            update.bot_id = route.bot_id
+            update.received_at = wall
+            return update
+        if claim == CLAIM_DONE:
+            return self.refuse(route, DUPLICATE)
+        if claim == CLAIM_IN_FLIGHT:
+            return self.refuse(route, IN_FLIGHT)
+        self._count(route.row, BUSY)
+        return _busy[found.kind]
+
+    def settle(self, update: Admitted) -> bool:
+        """The update is done with: its id is a duplicate from now on. False if it was not in flight."""
+        return self.ring._settle(update.bot_id, update.update_id)
+
+    def release(self, update: Admitted) -> bool:
+        """The update was not taken after all: its id is new again. False if it was not in flight."""
+        return self.ring._release(update.bot_id, update.update_id)
