@@ -2,7 +2,7 @@ from collections.abc import Hashable
 from typing import final
 
 from fasthook._scan import KINDS as KINDS
-from fasthook._scan import Admitted as Admitted
+from fasthook._scan import Admitted
 from fasthook._scan import scan as scan
 
 VERDICTS: tuple[tuple[str, int, bytes, bool, bytes], ...]

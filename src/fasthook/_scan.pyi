@@ -1,8 +1,12 @@
-from typing import Any
+from typing import Any, TypeVar
+
+_A = TypeVar("_A", bound=Admitted)
 
 KINDS: tuple[str, ...]
 
 def scan(raw: bytes) -> Admitted | None: ...
+
+def restore(cls: type[_A], raw: bytes, bot_id: int, received_at: float, attempt: int) -> _A: ...
 
 class Admitted:
     attempt: int

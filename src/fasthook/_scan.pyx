@@ -404,6 +404,20 @@ def scan(raw: bytes) -> Admitted | None:
     return update
 
 
+def restore(cls: type[Admitted], raw: bytes, bot_id: int, received_at: float, attempt: int) -> Admitted:
+    """An update that was kept: what was admitted once, as it was. ValueError if `raw` is not an update."""
+    cdef Scan found
+    cdef Admitted update
+    if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
+        raise ValueError("not an update")
+    update = cls.__new__(cls)
+    update._fill(&found, raw)
+    update.bot_id = bot_id
+    update.received_at = received_at
+    update.attempt = attempt
+    return update
+
+
 @cython.freelist(256)
 cdef class Admitted:
     """What the scan found in an update, and the bytes it came as. `fasthook.Update` adds the rest."""

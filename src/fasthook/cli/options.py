@@ -1,0 +1,51 @@
+"""From the declared settings to options of a command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import Field
+from typing import Any, TypeVar
+
+import click
+
+from fasthook.settings import Settings, SettingsError, config_file, flag, load, options, unknown_variables, variable
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def settings_options(function: _F) -> _F:
+    """Give a command all settings as options, and `--config`."""
+    function = click.option(
+        "--config", metavar="FILE", help="Read settings from FILE.  [default: fasthook.toml, if there is one; env: FASTHOOK_CONFIG]"
+    )(function)
+    for declared in reversed(options()):
+        function = _option(declared)(function)
+    return function
+
+
+def _option(declared: Field[Any]) -> Callable[[_F], _F]:
+    shown = declared.metadata["shown"]
+    words = declared.metadata["help"]
+    default = f"default: {str(shown).lower() if isinstance(shown, bool) else shown}; " if shown is not None else ""
+    notes = f"[{default}env: {variable(declared.name)}; file: {declared.name.replace('_', '-')}]"
+    kind: dict[str, Any] = {"metavar": "VALUE"}
+    if isinstance(declared.default, bool):
+        kind = {"is_flag": True, "flag_value": "true", "default": None}
+    return click.option(flag(declared.name), declared.name, help=f"{words[0].upper()}{words[1:]}.  {notes}", **kind)
+
+
+def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
+    """The settings of a command line; a wrong one ends the program with exit code 2 and one line."""
+    for line in unknown_variables(os.environ):
+        click.echo(f"fasthook: {line}; it is ignored", err=True)
+    try:
+        return load(given, os.environ, config_file(config, os.environ))
+    except SettingsError as error:
+        fail(str(error), code=2)
+
+
+def fail(message: str, *, code: int) -> Any:
+    """End the program with one line on standard error."""
+    click.echo(f"fasthook: {message}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,306 @@
+"""The dispatcher gives updates to the handler: one at a time within a chat, many chats at once.
+
+A *runner* is a task that goes from one lane to the next for as long as there is work. A handler that doesn't wait for
+anything costs no task of its own; as soon as one does wait, the runner stays with it and another one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from fasthook.queues import Delivery
+from fasthook.update import Update
+
+log = logging.getLogger("fasthook.dispatch")
+
+Call = Callable[[Update], Awaitable[Any]]
+
+_SLICE = 0.005  # seconds that a runner keeps the loop to itself
+_FIRST_RETRY = 1.0  # seconds; each further one waits twice as long
+_LAST_RETRY = 60.0
+
+
+class GaveUp(Exception):
+    """A failure that no second try can mend. `reason`: what the dead letter says."""
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class HandlerTimeout(TimeoutError):
+    """A handler that ran past its deadline and was cancelled."""
+
+    reason = "timeout"
+
+
+class Lane:
+    """The updates of one chat, in order; the first is the one being handled."""
+
+    __slots__ = ("first", "key", "timer", "waiting")
+
+    def __init__(self, key: object, first: Delivery) -> None:
+        self.key = key
+        self.first = first
+        self.waiting: deque[Delivery] | None = None
+        self.timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
+
+
+class _Runner:
+    """One task of the dispatcher, and the update it has in hand."""
+
+    __slots__ = ("busy", "deadline", "delivery", "late", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.delivery: Delivery | None = None
+        self.busy = False  # in the handler
+        self.deadline = 0.0
+        self.late = False  # cancelled because the deadline passed
+
+
+class Dispatcher:
+    """Order, concurrency, deadlines, retries.
+
+    `call`: the handler. `reply`: gets what it returned, if that isn't None; raises GaveUp or nothing. `bury`: makes a dead letter of a delivery
+    that has `failure` set, and raises if it could not. `settled`: told of each delivery that is done with, handled or
+    buried. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is cancelled. `retries`:
+    tries after the first. `ordered`: False gives up the order within a chat.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        reply: Callable[[Update, Any], Awaitable[None]],
+        bury: Callable[[Delivery], Awaitable[None]],
+        settled: Callable[[Delivery], None],
+        concurrency: int,
+        timeout: float,
+        retries: int,
+        ordered: bool = True,
+        first_retry: float = _FIRST_RETRY,
+    ) -> None:
+        self._call = call
+        self._reply = reply
+        self._bury = bury
+        self._settled = settled
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._retries = retries
+        self._ordered = ordered
+        self._first_retry = first_retry
+        self._lanes: dict[object, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._runners: set[_Runner] = set()
+        self._awake = 0  # runners that will look at the ready lanes by themselves
+        self._looking = False  # a look at whether a runner is missing is scheduled
+        self._stopped = False
+        self._empty: asyncio.Event = asyncio.Event()
+        self._reaper: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to handle what is submitted, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._reap()
+        self._wake()
+
+    def submit(self, delivery: Delivery) -> None:
+        """Take a delivery. It is handled after those of its chat that came before."""
+        key = delivery.update.lane if self._ordered else delivery
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes[key] = lane = Lane(key, delivery)
+            self._ready.append(lane)
+            if not self._awake:
+                self._wake()
+        elif lane.waiting is None:
+            lane.waiting = deque((delivery,))
+        else:
+            lane.waiting.append(delivery)
+
+    @property
+    def in_flight(self) -> int:
+        """Updates in the handler now."""
+        return sum(runner.busy for runner in self._runners)
+
+    async def drain(self, timeout: float) -> list[Delivery]:
+        """Handle what is there, for `timeout` seconds at most; then cancel what runs.
+
+        What was not settled, in order within each chat.
+        """
+        if self._lanes:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), timeout)
+            except TimeoutError:
+                pass  # what is left is answered below
+        await self._stop()
+        return self._left()
+
+    def hurry(self) -> None:
+        """End a drain under way: what isn't handled by now is left."""
+        self._empty.set()
+
+    # ------------------------------------------------------------ runners
+
+    def _wake(self) -> None:
+        if self._ready and len(self._runners) < self._concurrency and not self._stopped:
+            runner = _Runner()
+            self._runners.add(runner)
+            self._awake += 1
+            runner.task = self._loop.create_task(self._run(runner), context=self._context.copy())
+
+    def _look(self) -> None:
+        self._looking = False
+        if not self._awake:
+            self._wake()
+
+    async def _run(self, runner: _Runner) -> None:
+        self._awake -= 1
+        clean = contextvars.copy_context()
+        ready, call, timeout = self._ready, self._call, self._timeout
+        pause = monotonic() + _SLICE
+        try:
+            while ready and not self._stopped:
+                now = monotonic()
+                if now > pause:
+                    pause = await self._yield()
+                    continue
+                lane = ready.popleft()
+                if ready and not self._awake and not self._looking:
+                    self._looking = True
+                    self._loop.call_soon(self._look)
+                delivery = lane.first
+                if delivery.failure is None:
+                    runner.deadline = now + timeout
+                    runner.busy = True
+                    try:
+                        result = await call(delivery.update)
+                        if result is not None:
+                            runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
+                            await self._reply(delivery.update, result)
+                    except (KeyboardInterrupt, GeneratorExit):
+                        raise
+                    except BaseException as error:
+                        delivery.failure = error
+                    runner.busy = False
+                if delivery.failure is None:
+                    self._advance(lane)
+                else:
+                    await self._failed(runner, lane)
+                if runner.late and runner.task:
+                    runner.late = False
+                    runner.task.uncancel()
+                if contextvars.copy_context() != clean:
+                    return  # the handler left something in its context: the next one gets a fresh one
+        finally:
+            self._runners.discard(runner)
+            if not self._awake:
+                self._wake()
+
+    async def _yield(self) -> float:
+        """Let the loop do the rest of its work; when the next pause is due."""
+        self._awake += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._awake -= 1
+        return monotonic() + _SLICE
+
+    def _advance(self, lane: Lane) -> None:
+        """The first update of a lane is done with: tell, and go on to the next."""
+        self._settled(lane.first)
+        if lane.waiting:
+            lane.first = lane.waiting.popleft()
+            self._ready.append(lane)
+        else:
+            del self._lanes[lane.key]
+            if not self._lanes:
+                self._empty.set()
+
+    # ------------------------------------------------------------ failures
+
+    async def _failed(self, runner: _Runner, lane: Lane) -> None:
+        """The first update of a lane has `failure` set: try it again later, or bury it. Meanwhile the lane waits."""
+        delivery = lane.first
+        update = delivery.update
+        if self._stopped:
+            delivery.failure = None  # cut short by the stop: it is left, as if it had not been tried
+        elif runner.late and isinstance(delivery.failure, asyncio.CancelledError):
+            delivery.failure = HandlerTimeout(f"the handler ran longer than {self._timeout:g} s and was cancelled")
+        if delivery.failure is None:
+            return
+        delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
+        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+            log.warning(
+                "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
+            )  # fmt: skip
+            update.attempt += 1
+            delivery.failure = None
+        elif await self._give_up(delivery):
+            self._advance(lane)
+            return
+        if not self._stopped:
+            lane.timer = self._loop.call_later(delay, self._again, lane)
+
+    async def _give_up(self, delivery: Delivery) -> bool:
+        try:
+            await self._bury(delivery)
+        except Exception as error:
+            update = delivery.update
+            log.error("update %d stays in the queue: no dead letter could be written: %s", update.update_id, error)
+            return False
+        return True
+
+    def _again(self, lane: Lane) -> None:
+        lane.timer = None
+        self._ready.append(lane)
+        if not self._awake:
+            self._wake()
+
+    # ------------------------------------------------------------ deadlines and the end
+
+    def _reap(self) -> None:
+        """Cancel the handlers that are past their deadline. Runs about twenty times in a timeout."""
+        now = monotonic()
+        for runner in self._runners:
+            if runner.busy and now > runner.deadline and runner.task:
+                runner.late = True
+                runner.deadline = now + self._timeout
+                runner.task.cancel()
+        self._reaper = self._loop.call_later(min(1.0, self._timeout / 20), self._reap)
+
+    async def _stop(self) -> None:
+        self._stopped = True
+        if self._reaper:
+            self._reaper.cancel()
+        tasks = [runner.task for runner in self._runners if runner.task]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)  # a handler that swallows its cancellation doesn't hold the stop
+        for lane in self._lanes.values():
+            if lane.timer:
+                lane.timer.cancel()
+
+    def _left(self) -> list[Delivery]:
+        left: list[Delivery] = []
+        for lane in self._lanes.values():
+            left.append(lane.first)
+            left.extend(lane.waiting or ())
+        return left
+
+
+def _line(error: BaseException | None) -> str:
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "…"

@@ -1,0 +1,72 @@
+"""A plain callable as a handler: `async def handler(update)`, or a plain `def`, which runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from fasthook.dispatch import GaveUp
+from fasthook.handlers import TargetError
+from fasthook.update import Update
+
+
+class PlainHandler:
+    """A callable that takes an `Update`. `threads`: how many plain functions may run at once.
+
+    TargetError: it is not callable, or not with one argument.
+    """
+
+    def __init__(self, function: Any, *, threads: int) -> None:
+        _check(function)
+        self._function: Callable[[Update], Any] = function
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self.running = 0
+        coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+        self.call: Callable[[Update], Awaitable[Any]] = function if coroutine else self._in_thread
+
+    async def start(self) -> None:
+        if self.call != self._function:
+            self._pool = ThreadPoolExecutor(self._threads, "fasthook-handler")
+
+    async def stop(self) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, update: Update) -> Any:
+        assert self._pool is not None
+        future = self._pool.submit(contextvars.copy_context().run, self._function, update)
+        self.running += 1
+        future.add_done_callback(self._ended)
+        try:
+            result = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.running():
+                raise GaveUp(
+                    "the handler is a plain function that ran too long: its thread cannot be stopped and still runs",
+                    "timeout",
+                ) from None
+            raise
+        return await result if inspect.isawaitable(result) else result
+
+    def _ended(self, _: Future[Any]) -> None:
+        self.running -= 1
+
+
+def _check(function: Any) -> None:
+    if not callable(function):
+        raise TargetError(f"a {type(function).__name__} is not a handler: it cannot be called with an update")
+    if inspect.isclass(function):
+        raise TargetError(f"{function.__name__} is a class: make an object of it, or name a function")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TargetError("the handler is a generator: it must return, not yield")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise TargetError("the handler must take one argument, the update") from None
+    except ValueError:
+        return  # a built-in without a signature: the first call will tell

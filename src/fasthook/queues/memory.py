@@ -1,0 +1,79 @@
+"""`memory:`: updates wait in the process; an orderly stop writes what is left to a spill that the next start reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fasthook.queues import Deliver, Delivery, QueueError, Waiter
+from fasthook.queues.store import Store, StoreError, pack_update, set_aside, unpack_update
+from fasthook.update import Update
+
+log = logging.getLogger("fasthook.queue")
+
+
+class MemoryQueue:
+    """A queue in memory. What it acknowledged survives an orderly stop, not a `kill -9`.
+
+    The spill is kept until a later stop replaces it: the updates of it that were settled in between are known by
+    their ids. `spill`: a directory, made when it is needed.
+    """
+
+    def __init__(self, spill: Path) -> None:
+        self.depth = 0
+        self._spill = spill
+        self._spilled = False  # there is something in the spill
+
+    async def open(self, deliver: Deliver, wanted: Callable[[Update], bool]) -> int:
+        self._deliver = deliver
+        if not self._spill.exists():
+            return 0
+        updates = await asyncio.to_thread(self._read)
+        self._spilled = bool(updates)
+        for update in updates:
+            if wanted(update):
+                self.depth += 1
+                deliver(Delivery(update))
+        return self.depth
+
+    def put(self, update: Update, waiter: Waiter) -> bool:
+        self.depth += 1
+        self._deliver(Delivery(update))
+        return True
+
+    def settle(self, delivery: Delivery) -> None:
+        self.depth -= 1
+
+    async def close(self, left: Iterable[Delivery]) -> int:
+        updates = [delivery.update for delivery in left]
+        if updates or self._spilled:
+            try:
+                await asyncio.to_thread(self._write, updates)
+            except StoreError as error:
+                raise QueueError(f"{len(updates)} updates are lost: {error}") from None
+            self._spilled = bool(updates)
+        return len(updates)
+
+    def _write(self, updates: list[Update]) -> None:
+        store = Store(self._spill)
+        try:
+            store.append(map(pack_update, updates), replace=True)
+        finally:
+            store.close()
+
+    def _read(self) -> list[Update]:
+        updates: list[Update] = []
+        try:
+            store = Store(self._spill)
+            try:
+                updates.extend(unpack_update(record) for _, record in store.items())
+            finally:
+                store.close()
+        except (StoreError, ValueError) as error:
+            aside = set_aside(self._spill)
+            log.error(
+                "the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(updates), aside
+            )
+        return updates

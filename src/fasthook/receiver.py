@@ -1,0 +1,220 @@
+"""The parts put together: gate, queue, dispatcher, handler. Both doors, `asgi.Hook` and the compiled protocol, use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from fasthook._core import DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
+from fasthook.dispatch import Dispatcher, GaveUp
+from fasthook.handlers import Handler, adapt
+from fasthook.queues import Delivery, Waiter, open_queue
+from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.settings import Settings
+from fasthook.state import StateDir
+from fasthook.update import Update
+
+if TYPE_CHECKING:
+    from fasthook.telegram.api import BotAPI
+
+log = logging.getLogger("fasthook")
+
+_AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
+_CHAT_BUCKETS = 65536
+_THREADS = 32  # plain functions at once, if --concurrency allows as many
+ACCEPTED, INVALID, BUSY = (Verdict(0), Verdict(4), Verdict(10, 3))
+
+
+class Receiver:
+    """A hook that runs: what an admitted update goes through, from `accept` until it is settled.
+
+    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. TargetError: the value is
+    no handler.
+    """
+
+    def __init__(
+        self, value: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None, app: Any = None
+    ) -> None:
+        self.settings = settings
+        self.running = False  # from the end of `start` to the end of `stop`
+        self._stopping = False
+        self._lifespan = lifespan
+        self._app = app
+        self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS))
+        self._scope = contextlib.AsyncExitStack()
+        self._api: BotAPI | None = None
+        self._lifespan_state: Any = None
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def start(self) -> None:
+        """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
+        settings = self.settings
+        state = StateDir(settings.state_dir)
+        try:
+            self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
+            self._dead = DeadLetters(settings.state_dir / "dead")
+            self._queue = open_queue(settings.queue, settings.state_dir)
+            await self._start_handler()
+            self._dispatcher = Dispatcher(
+                self._handler.call,
+                reply=self._reply,
+                bury=self._bury,
+                settled=self._settled,
+                concurrency=settings.concurrency,
+                timeout=settings.handler_timeout,
+                retries=settings.retries,
+                ordered=settings.order == "chat",
+            )
+            waited = await self._queue.open(self._dispatcher.submit, self._wanted)
+        except BaseException:
+            await self._scope.aclose()
+            state.close()
+            raise
+        self._state = state
+        if waited:
+            log.info("%d updates from before the last stop are handled first", waited)
+        self._dispatcher.start()
+        self.running = True
+
+    async def _start_handler(self) -> None:
+        if self._lifespan:
+            self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
+        await self._handler.start()
+        self._scope.push_async_callback(self._handler.stop)
+
+    # ------------------------------------------------------------ from a door
+
+    def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
+        """Take an admitted update: the answer if it is known now, else None, and the waiter gets it."""
+        update.state = self._lifespan_state
+        return ACCEPTED if self._queue.put(update, waiter) else None
+
+    def reject(self, route: Route, raw: bytes, waiter: Waiter) -> None:
+        """Keep a body that is not an update as a dead letter; the waiter is answered when it is on disk."""
+        task = asyncio.ensure_future(self._keep_invalid(route.bot_id, raw, waiter))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_invalid(self, bot_id: int, raw: bytes, waiter: Waiter) -> None:
+        letter = DeadLetter.of("invalid", bot_id, raw, attempts=0, received_at=time(), error=None)
+        try:
+            await self._dead.add(letter)
+        except Exception as error:
+            log.error("a body that is not an update could not be kept, it is answered with 503: %s", error)
+            waiter.answer(BUSY)
+        else:
+            log.warning("a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw))
+            waiter.answer(INVALID)
+
+    # ------------------------------------------------------------ between queue and dispatcher
+
+    def _wanted(self, update: Update) -> bool:
+        update.state = self._lifespan_state
+        return self.gate.ring.claim(update.bot_id, update.update_id) == 0
+
+    def _settled(self, delivery: Delivery) -> None:
+        self._queue.settle(delivery)
+        self.gate.settle(delivery.update)
+
+    async def _bury(self, delivery: Delivery) -> None:
+        update, error = delivery.update, delivery.failure
+        reason = getattr(error, "reason", "failed")
+        await self._dead.add(
+            DeadLetter.of(
+                reason,
+                update.bot_id,
+                update.raw,
+                attempts=update.attempt,
+                received_at=update.received_at,
+                error=error,
+            )
+        )
+        log.error(
+            "update %d (%s) is a dead letter after %d attempts: %s",
+            update.update_id, update.kind, update.attempt, reason, exc_info=error,
+        )  # fmt: skip
+
+    async def _reply(self, update: Update, result: Any) -> None:
+        """Send the Bot API method that a handler returned. GaveUp: Telegram could not be reached."""
+        if not isinstance(result, dict) or not isinstance(result.get("method"), str):
+            log.error(
+                "update %d: the handler returned %s, which is neither None nor a Bot API method as update.reply() makes it",
+                update.update_id, type(result).__name__,
+            )  # fmt: skip
+            return
+        if self.settings.token is None:
+            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
+            return
+        from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
+
+        if self._api is None:
+            self._api = BotAPI(self.settings.token, self.settings.api_url)
+        params = dict(result)
+        method = params.pop("method")
+        try:
+            await self._api.call(method, **params)
+        except BotAPIError as error:
+            log.error("update %d: Telegram refused %s", update.update_id, error)
+        except BotAPIUnreachable as error:
+            raise GaveUp(str(error), "reply failed") from None
+        except TypeError as error:
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+
+    # ------------------------------------------------------------ the end
+
+    def refuse_new(self) -> None:
+        """From now on new updates get 503, and stay with Telegram."""
+        if self.running:
+            self.gate.draining = True
+
+    def hurry(self) -> None:
+        """Don't wait for what runs any longer."""
+        if self.running:
+            self._dispatcher.hurry()
+
+    async def stop(self) -> None:
+        """Drain for `drain_timeout` seconds; what is left then is kept for the next start. QueueError: it is not."""
+        if not self.running or self._stopping:
+            return
+        self._stopping = True
+        self.refuse_new()
+        left = await self._dispatcher.drain(self.settings.drain_timeout)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        try:
+            kept = await self._queue.close(left)
+            if kept:
+                log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
+        finally:
+            self._dead.close()
+            if self._api:
+                await self._api.close()
+                self._api = None
+            try:
+                await self._scope.aclose()
+            finally:
+                self._state.close()
+                self.running = self._stopping = False
+
+    @property
+    def stuck(self) -> int:
+        """Plain functions that still run in threads nobody can stop."""
+        return self._handler.running
+
+
+def _gate(settings: Settings, ring: DedupRing) -> Gate:
+    auth, chat = settings.auth_rate, settings.chat_rate
+    gate = Gate(
+        ring,
+        Stats(Gate.counters(1), 0),
+        auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
+        chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
+        max_body=settings.max_body,
+        update=Update,
+    )
+    gate.add(settings.path.encode(), settings.bot_id, settings.valid_secrets)
+    return gate

@@ -1,0 +1,215 @@
+"""`fasthook run`: sockets, start, signals, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+
+from fasthook.asgi import Hook
+from fasthook.queues import QueueError
+from fasthook.settings import Settings
+from fasthook.state import StateError
+
+log = logging.getLogger("fasthook")
+
+_BACKLOG = 2048
+
+
+class ServerError(Exception):
+    """The server cannot start. The message is one line that says what to do."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(hook: Hook) -> int:
+    """Serve until a signal says stop; the exit code. ServerError, StateError, QueueError: one line."""
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
+        code = runner.run(_serve(hook, listener))
+    if hook.receiver.stuck:
+        log.error("%d plain functions still run in threads that cannot be stopped: leaving without them", hook.receiver.stuck)
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+async def _serve(hook: Hook, listener: socket.socket) -> int:
+    settings, receiver = hook.settings, hook.receiver
+    server = _Uvicorn(_config(hook))
+    stop = _Stop(hook, server)
+    stop.watch()
+    try:
+        await receiver.start()
+    except (StateError, QueueError):
+        raise
+    except Exception as error:
+        log.error("the bot does not start", exc_info=error)
+        return 1
+    announce(settings, listener)
+    code = 0
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        try:
+            await receiver.stop()
+        except QueueError as error:
+            log.error("%s", error)
+            code = 1
+    if stop.signals > 1:
+        return 130
+    return code
+
+
+class _Stop:
+    """SIGINT and SIGTERM: the first drains, the second stops at once."""
+
+    def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
+        self.signals = 0
+        self._hook = hook
+        self._server = server
+
+    def watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, self._stop, number)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._stop, signal.Signals(n)))
+
+    def _stop(self, number: signal.Signals, _: FrameType | None = None) -> None:
+        self.signals += 1
+        if self.signals == 1:
+            log.info("%s: stopping; running handlers have %g s", number.name, self._hook.settings.drain_timeout)
+        else:
+            self._server.force_exit = True
+            self._hook.receiver.hurry()
+        self._hook.receiver.refuse_new()
+        self._server.should_exit = True
+
+
+def _config(hook: Hook) -> uvicorn.Config:
+    settings = hook.settings
+    return uvicorn.Config(
+        hook,
+        http="httptools",
+        ws="none",
+        lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=int(settings.keep_alive),
+        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+    )
+
+
+# ---------------------------------------------------------------- the listener
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return _bind(settings)
+    except OSError as error:
+        where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
+        why = error.strerror or str(error)
+        raise ServerError(f"cannot listen on {where}: {why}") from None
+
+
+def _bind(settings: Settings) -> socket.socket:
+    if settings.fd is not None:
+        listener = socket.socket(fileno=settings.fd)
+    elif settings.uds:
+        listener = _bind_unix(str(settings.uds))
+    else:
+        family, _, _, _, place = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            pass  # a free name
+        except ConnectionRefusedError:
+            os.unlink(path)  # left by a process that is gone
+        else:
+            raise OSError(98, "Address already in use")
+    listener.bind(path)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def address(settings: Settings, listener: socket.socket | None = None) -> str:
+    """Where the server is, as a person writes it."""
+    if settings.uds:
+        return f"unix:{settings.uds}"
+    scheme = "https" if settings.ssl_certfile else "http"
+    host, port = settings.host, settings.port
+    if listener is not None:
+        name = listener.getsockname()
+        if not isinstance(name, tuple):
+            return f"unix:{name}"
+        host, port = name[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def announce(settings: Settings, listener: socket.socket) -> None:
+    """Tell a person, on standard error, where the hook is and how to try it."""
+    where = address(settings, listener)
+    if settings.secret:
+        made = "as it was set"
+    elif settings.token:
+        made = "made from the token: the same on every machine and after every restart"
+    else:
+        made = "thrown away at the end, because there is neither a token nor a secret"
+    lines = [
+        f"fasthook serves {where}{settings.path}",
+        f"  secret  {made}",
+        f"  queue   {settings.queue}",
+    ]
+    if not settings.secret and not settings.token:
+        lines.append(f"  try it  {_curl(settings, where)}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _curl(settings: Settings, where: str) -> str:
+    # a new id each time the line is run: the same one twice would be a duplicate
+    body = (
+        """'{"update_id":'$(date +%s)',"message":{"message_id":1,"date":0,"""
+        """"chat":{"id":1,"type":"private"},"text":"hello"}}'"""
+    )
+    unix, host = (f"--unix-socket {where[5:]} ", "http://localhost") if where.startswith("unix:") else ("", where)
+    return (
+        f"curl -i {unix}{'-k ' if settings.ssl_certfile else ''}{host}{settings.path} "
+        f"-H 'X-Telegram-Bot-Api-Secret-Token: {settings.valid_secrets[0].decode()}' "
+        f"-H 'Content-Type: application/json' -d {body}"
+    )

@@ -1,0 +1,321 @@
+"""Every option, declared once: its name, default, range and words, for the command line, the environment and the file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "fasthook.toml"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used. The message is one line: where it was, what is wrong, what to do."""
+
+
+# ---------------------------------------------------------------- what a value may be
+
+Parser = Callable[[Any], Any]
+
+
+def whole(low: int, high: int) -> Parser:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value)) or not low <= int(value) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(low: float, high: float) -> Parser:
+    def parse(value: Any) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(value))
+        if isinstance(value, bool) or not match or not low <= (n := float(match[1]) * _UNITS[match[2] or "s"]) <= high:
+            raise ValueError(f"must be a time from {low:g} to {high:g} seconds, for instance 30, 500ms or 2m")
+        return n
+
+    return parse
+
+
+_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def size(low: int, high: int) -> Parser:
+    def parse(value: Any) -> int:
+        match = re.fullmatch(r"(\d+)\s*([kmg]?i?)b?", str(value).lower())
+        if isinstance(value, bool) or not match or not low <= (n := int(match[1]) * _SIZES.get(match[2], 1)) <= high:
+            raise ValueError(f"must be a size from {low} to {high} bytes, for instance 65536, 64KiB or 1MiB")
+        return n
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`count` in each `seconds`, and so many at once."""
+
+    count: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.count}/{ {1: 's', 60: 'm', 3600: 'h'}[self.seconds] }"
+
+    @property
+    def interval(self) -> int:
+        """Nanoseconds between two tokens."""
+        return max(1, self.seconds * 1_000_000_000 // self.count)
+
+
+def rate(value: Any) -> Rate | None:
+    if str(value) in ("off", "none", "0"):
+        return None
+    match = re.fullmatch(r"(\d{1,7})/(s|m|h)", str(value))
+    if not match or int(match[1]) == 0:
+        raise ValueError("must be a rate such as 30/s, 60/m or 100/h, or off")
+    return Rate(int(match[1]), int(_UNITS[match[2]]))
+
+
+def choice(*names: str) -> Parser:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"must be {' or '.join(names)}")
+        return str(value)
+
+    return parse
+
+
+def switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if str(value).lower() not in known:
+        raise ValueError("must be true or false")
+    return known[str(value).lower()]
+
+
+def text(pattern: str, words: str) -> Parser:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {words}")
+        return value
+
+    return parse
+
+
+def hook_path(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]{0,1023}", value):
+        raise ValueError("must begin with / and hold only letters, digits and -._~!$&'()*+,;=:@/")
+    return value
+
+
+def token(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,15}:[A-Za-z0-9_-]{1,256}", value):
+        raise Secretive("must look like 123456789:ABC-def, as @BotFather gives it")
+    return value
+
+
+def secret(value: Any) -> tuple[str, ...]:
+    parts = tuple(value.split(",")) if isinstance(value, str) else ()
+    if not 1 <= len(parts) <= 2 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,256}", part) for part in parts):
+        raise Secretive("must be 1 to 256 of A-Z a-z 0-9 _ -, or two such with a comma between, the new one first")
+    return parts
+
+
+def queue_url(value: Any) -> str:
+    if value != "memory:":
+        raise ValueError("must be memory:")
+    return str(value)
+
+
+def file_path(value: Any) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise ValueError("must be a path")
+    return Path(value)
+
+
+class Secretive(ValueError):
+    """A wrong value that must not be repeated in the message."""
+
+
+# ---------------------------------------------------------------- the settings
+
+_NAME, _HELP, _PARSE, _SHOWN = "name", "help", "parse", "shown"
+
+
+def option(default: Any, parse: Parser, words: str, shown: str | None = None) -> Any:
+    """A setting: its default as a user would write it, what it may be, and the words for it in --help."""
+    value = None if default is None else parse(default)
+    return field(default=value, metadata={_PARSE: parse, _HELP: words, _SHOWN: shown if shown is not None else default})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `fasthook run` and `Hook` can be told. Times are in seconds, sizes in bytes."""
+
+    host: str = option("127.0.0.1", text(r"[^\s/]+", "an address or a host name"), "address to listen on")
+    port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
+    uds: Path | None = option(None, file_path, "listen on this Unix socket instead")
+    fd: int | None = option(None, whole(0, 1 << 20), "listen on this inherited file descriptor instead")
+    path: str = option("/webhook", hook_path, "path that Telegram posts to")
+    token: str | None = option(None, token, "the bot's token; also BOT_TOKEN")
+    secret: tuple[str, ...] | None = option(
+        None,
+        secret,
+        "what X-Telegram-Bot-Api-Secret-Token must say; two with a comma between are both valid",
+        "made from the token",
+    )
+    queue: str = option("memory:", queue_url, "where accepted updates wait")
+    concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
+    queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
+    handler_timeout: float = option(60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed")
+    retries: int = option(3, whole(0, 100), "how often a failed update is tried again before it is a dead letter")
+    order: str = option("chat", choice("chat", "none"), "chat: one update of a chat at a time; none: all at once")
+    dedup_size: int = option(65_536, whole(1, 100_000_000), "ids remembered to know duplicates by")
+    max_body: int = option("1MiB", size(1024, 1 << 30), "largest body")
+    keep_alive: float = option(75, seconds(1, 86_400), "how long an idle connection is kept; Telegram closes at 60 s")
+    drain_timeout: float = option(30, seconds(0, 3600), "how long running handlers may go on at a stop")
+    auth_rate: Rate | None = option("60/m", rate, "wrong secrets from one address before 429; off for no limit")
+    chat_rate: Rate | None = option("off", rate, "updates from one chat before more are dropped; off for no limit")
+    state_dir: Path = option(".fasthook", file_path, "where what must outlive the process is kept")
+    api_url: str = option(
+        "https://api.telegram.org", text(r"https?://[^\s?#]+", "an http:// or https:// address"), "the Bot API server"
+    )
+    ssl_certfile: Path | None = option(None, file_path, "serve TLS with this certificate chain (PEM)")
+    ssl_keyfile: Path | None = option(None, file_path, "its private key, if not in the same file")
+    log_level: str = option("info", choice("debug", "info", "warning", "error"), "least level that is logged")
+    access_log: bool = option(False, switch, "log a line for each request")
+
+    def __post_init__(self) -> None:
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise SettingsError("--ssl-keyfile: needs --ssl-certfile beside it")
+        if self.uds and self.fd is not None:
+            raise SettingsError("--uds and --fd: give one of them")
+
+    @property
+    def bot_id(self) -> int:
+        """The number before the colon of the token, 0 without one."""
+        return int(self.token.partition(":")[0]) if self.token else 0
+
+    @cached_property
+    def valid_secrets(self) -> tuple[bytes, ...]:
+        """What a caller may show; made from the token, or thrown away at the end, where none is set."""
+        if self.secret:
+            return tuple(part.encode() for part in self.secret)
+        if self.token:
+            return (secret_of(self.token).encode(),)
+        return (secrets.token_urlsafe(24).encode(),)
+
+    def __repr__(self) -> str:
+        hidden = {"token", "secret"}
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name not in hidden)
+        return f"Settings({', '.join(shown)})"
+
+
+def secret_of(token: str) -> str:
+    """The secret that this token gets on every machine: hex of HMAC-SHA256(token, "fasthook secret")."""
+    return hmac.new(token.encode(), b"fasthook secret", hashlib.sha256).hexdigest()
+
+
+# ---------------------------------------------------------------- where they come from
+
+
+def options() -> tuple[Field[Any], ...]:
+    """The declared options, in the order of --help."""
+    return fields(Settings)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    return "FASTHOOK_" + name.upper()
+
+
+def load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None) -> Settings:
+    """Settings from what was given (command line or keywords), the environment and the file, in that order.
+
+    `config`: None for no file. SettingsError: one line.
+    """
+    known = {f.name: f for f in options()}
+    values: dict[str, Any] = {}
+    from_file = _from_file(config, known) if config else []
+    for name, value, where in [*from_file, *_from_environment(environ, known), *_given(given, known)]:
+        values[name] = _parse(known[name], value, where)
+    return Settings(**values)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """`FASTHOOK_…` variables that mean nothing, each with the nearest that does."""
+    known = [variable(f.name) for f in options()] + ["FASTHOOK_CONFIG"]
+    wrong = sorted(name for name in environ if name.startswith("FASTHOOK_") and name not in known)
+    return [f"{name} is not known{_nearest(name, known)}" for name in wrong]
+
+
+_Found = list[tuple[str, Any, str]]
+
+
+def _parse(known: Field[Any], value: Any, where: str) -> Any:
+    try:
+        return known.metadata[_PARSE](value)
+    except Secretive as error:
+        raise SettingsError(f"{where}: {error}") from None
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}, not {value!r}") from None
+
+
+def _given(given: Mapping[str, Any], known: Mapping[str, Field[Any]]) -> _Found:
+    for name in given:
+        if name not in known:
+            raise SettingsError(f"{name}: no such setting{_nearest(name, list(known))}")
+    return [(name, value, flag(name)) for name, value in given.items() if value is not None]
+
+
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, Field[Any]]) -> _Found:
+    found = [(name, environ[variable(name)], variable(name)) for name in known if environ.get(variable(name))]
+    if environ.get("BOT_TOKEN") and not environ.get("FASTHOOK_TOKEN"):
+        found.append(("token", environ["BOT_TOKEN"], "BOT_TOKEN"))
+    return found
+
+
+def config_file(given: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: the one that is named, else `fasthook.toml` in the current directory if there is one."""
+    name = given or environ.get("FASTHOOK_CONFIG")
+    if name:
+        return Path(name)
+    return Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None
+
+
+def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    found = []
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise SettingsError(f"{path}: {key}: no such setting{_nearest(key, [f.replace('_', '-') for f in known])}")
+        found.append((name, value, f"{path}: {key}"))
+    return found
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""

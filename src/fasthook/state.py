@@ -1,0 +1,107 @@
+"""The state directory: what outlives the process, and the lock that says whose it is."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import IO
+
+from fasthook._core import DedupRing
+from fasthook.queues.store import set_aside
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
+
+log = logging.getLogger("fasthook.state")
+
+_RING_SIZES = struct.Struct("<8xqq")  # behind the magic word: capacity, limit
+
+
+class StateError(Exception):
+    """A state directory that cannot be used: one line that says why and what to do."""
+
+
+class StateDir:
+    """A directory that one process at a time owns. StateError: it cannot be written, or another process has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ring_map: mmap.mmap | None = None
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (path / "lock").open("a+b")
+        except OSError as error:
+            raise StateError(f"the state directory {path} cannot be written: {error.strerror}; set --state-dir") from None
+        if not _lock(self._lock):
+            self._lock.seek(0)
+            owner = self._lock.read(32).decode("ascii", "replace").strip() or "unknown"
+            self._lock.close()
+            raise StateError(
+                f"the state directory {path} is in use by process {owner}; stop it, or set another --state-dir"
+            )
+        self._lock.truncate(0)
+        self._lock.write(b"%d\n" % os.getpid())
+        self._lock.flush()
+
+    def ring(self, capacity: int, limit: int) -> DedupRing:
+        """The duplicates known from the last run, in a mapped file; what a dead process had in flight is released."""
+        path = self.path / "ring"
+        known = self._known(path, capacity, limit)
+        try:
+            ring = self._map(path, capacity, limit)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be written: {error.strerror}; set --state-dir") from None
+        for bot, update_id in known:
+            ring.claim(bot, update_id)
+            ring.settle(bot, update_id)
+        ring.release_all()
+        return ring
+
+    def _known(self, path: Path, capacity: int, limit: int) -> list[tuple[int, int]]:
+        """The ids that are done, of a ring that cannot go on as it is: made for other sizes, or damaged."""
+        if not path.exists() or path.stat().st_size == 0:
+            return []
+        data = bytearray(path.read_bytes())
+        known: list[tuple[int, int]] = []
+        try:
+            sizes = _RING_SIZES.unpack_from(data)
+            if DedupRing.nbytes(*sizes) != len(data):
+                raise ValueError("its size is wrong")
+            old = DedupRing(*sizes, buffer=data)
+            if sizes == (capacity, limit):
+                return []
+            known = [(bot, update_id) for bot, update_id, done in old.items() if done]
+            path.unlink()
+        except (ValueError, struct.error) as error:
+            aside = set_aside(path)
+            log.error("%s is damaged (%s): duplicates from before this start are not known; kept as %s", path, error, aside)
+        return known
+
+    def _map(self, path: Path, capacity: int, limit: int) -> DedupRing:
+        size = DedupRing.nbytes(capacity, limit)
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END) != size:
+                file.truncate(size)
+            self._ring_map = mmap.mmap(file.fileno(), size)
+        return DedupRing(capacity, limit, buffer=self._ring_map)
+
+    def close(self) -> None:
+        """Give the directory up. The file of the lock stays: to remove it would let two owners in."""
+        self._lock.close()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        if os.name == "nt":
+            file.seek(1 << 30)  # a byte behind the pid, which others may read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The Telegram side: the Bot API and what is known of it."""
