@@ -14,6 +14,7 @@ DIRECTIVES = {
     "nonecheck": False,
     "initializedcheck": False,
     "cdivision": True,
+    "auto_pickle": False,
 }
 
 trace = bool(os.environ.get("FASTHOOK_TRACE"))  # line tracing, for coverage of .pyx lines

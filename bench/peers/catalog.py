@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import job
-from bench.peers.install import BENCH_BIN, NODE, OWN_BIN, ROOT, Built, Fasthook, Need, NodeModule, Packages, Program, build
+from bench.peers.install import (
+    BENCH_BIN,
+    NODE,
+    OWN_BIN,
+    ROOT,
+    Built,
+    Fasthook,
+    Need,
+    NodeModule,
+    Packages,
+    Program,
+    build,
+)
 
 LIMIT = "limit.c"
 NOOP = "fasthook memory: (no-op)"
@@ -39,7 +51,7 @@ def _python(module: str) -> Command:
 
 
 def _uvicorn(module: str, bin_: Path = BENCH_BIN) -> Command:
-    options = "--loop uvloop --http httptools --lifespan off --no-access-log --log-level warning".split()
+    options = ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off", "--no-access-log", "--log-level", "warning"]
     return lambda port, state: [
         *[str(bin_ / "python"), "-m", "uvicorn", f"bench.peers.servers.{module}:app", "--port", str(port)],
         *options,
@@ -47,7 +59,7 @@ def _uvicorn(module: str, bin_: Path = BENCH_BIN) -> Command:
 
 
 def _granian(port: int, state: Path) -> list[str]:
-    options = "--interface rsgi --workers 1 --loop uvloop --no-access-log --log-level error".split()
+    options = ["--interface", "rsgi", "--workers", "1", "--loop", "uvloop", "--no-access-log", "--log-level", "error"]
     return [str(BENCH_BIN / "granian"), *options, "--port", str(port), "bench.peers.servers.granian_rsgi:app"]
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["DedupRing", "Gate", "Hook", "Stats", "TokenBuckets", "Update", "Verdict", "__version__"]
 
 
-
 def __getattr__(name: str) -> Any:
     if name == "Hook":  # a bot module that only wants Update doesn't load the server's parts
         from fasthook.asgi import Hook

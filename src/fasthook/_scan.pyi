@@ -5,7 +5,6 @@ _A = TypeVar("_A", bound=Admitted)
 KINDS: tuple[str, ...]
 
 def scan(raw: bytes) -> Admitted | None: ...
-
 def restore(cls: type[_A], raw: bytes, bot_id: int, received_at: float, attempt: int) -> _A: ...
 
 class Admitted:

@@ -12,6 +12,7 @@ from typing import Any
 from fasthook._core import Route, Verdict
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
+from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
 
@@ -20,7 +21,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_TOO_LARGE = 7  # its place in _core.VERDICTS
+_INVALID, _TOO_LARGE = 4, 7  # their places in _core.VERDICTS
 
 
 class Hook:
@@ -98,7 +99,7 @@ class Hook:
                 await anext(self._until_loop_ends)
 
     async def _stop_with_loop(self) -> AsyncGenerator[None, None]:
-        # A loop that ends in order closes the asynchronous generators that began in it: our only sign without a lifespan.
+        # A loop that ends in order closes the asynchronous generators that began in it: our only sign here.
         try:
             yield
         finally:
@@ -151,14 +152,14 @@ class Hook:
         if len(raw) > self.settings.max_body:
             return gate.refuse(route, _TOO_LARGE)
         result = gate.body(route, raw, time(), monotonic_ns())
-        if type(result) is Verdict:
-            if result.name != "invalid":
-                return result
-            waiter = _Waiter()
-            self.receiver.reject(route, raw, waiter)
-            return await waiter.future
         waiter = _Waiter()
-        return self.receiver.accept(result, waiter) or await waiter.future
+        if isinstance(result, Update):
+            return self.receiver.accept(result, waiter) or await waiter.future
+        assert isinstance(result, Verdict)
+        if result.code != _INVALID:
+            return result
+        self.receiver.reject(route, raw, waiter)
+        return await waiter.future
 
 
 class _Waiter:

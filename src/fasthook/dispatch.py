@@ -7,6 +7,7 @@ anything costs no task of its own; as soon as one does wait, the runner stays wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
@@ -69,10 +70,10 @@ class _Runner:
 class Dispatcher:
     """Order, concurrency, deadlines, retries.
 
-    `call`: the handler. `reply`: gets what it returned, if that isn't None; raises GaveUp or nothing. `bury`: makes a dead letter of a delivery
-    that has `failure` set, and raises if it could not. `settled`: told of each delivery that is done with, handled or
-    buried. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is cancelled. `retries`:
-    tries after the first. `ordered`: False gives up the order within a chat.
+    `call`: the handler. `reply`: gets what it returned, if that isn't None; raises GaveUp or nothing. `bury`: makes a
+    dead letter of a delivery that has `failure` set, and raises if it could not. `settled`: told of each delivery that
+    is done with, handled or buried. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is
+    cancelled. `retries`: tries after the first. `ordered`: False gives up the order within a chat.
     """
 
     def __init__(
@@ -132,17 +133,15 @@ class Dispatcher:
         """Updates in the handler now."""
         return sum(runner.busy for runner in self._runners)
 
-    async def drain(self, timeout: float) -> list[Delivery]:
-        """Handle what is there, for `timeout` seconds at most; then cancel what runs.
+    async def drain(self, seconds: float) -> list[Delivery]:
+        """Handle what is there, for so many seconds at most; then cancel what runs.
 
         What was not settled, in order within each chat.
         """
         if self._lanes:
             self._empty.clear()
-            try:
-                await asyncio.wait_for(self._empty.wait(), timeout)
-            except TimeoutError:
-                pass  # what is left is answered below
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
         await self._stop()
         return self._left()
 

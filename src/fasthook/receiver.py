@@ -1,4 +1,4 @@
-"""The parts put together: gate, queue, dispatcher, handler. Both doors, `asgi.Hook` and the compiled protocol, use it."""
+"""The parts put together: gate, queue, dispatcher, handler. Both doors use it, ASGI and the compiled protocol."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ class Receiver:
             log.error("a body that is not an update could not be kept, it is answered with 503: %s", error)
             waiter.answer(BUSY)
         else:
-            log.warning("a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw))
+            log.warning(
+                "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw)
+            )
             waiter.answer(INVALID)
 
     # ------------------------------------------------------------ between queue and dispatcher
@@ -142,7 +144,7 @@ class Receiver:
         """Send the Bot API method that a handler returned. GaveUp: Telegram could not be reached."""
         if not isinstance(result, dict) or not isinstance(result.get("method"), str):
             log.error(
-                "update %d: the handler returned %s, which is neither None nor a Bot API method as update.reply() makes it",
+                "update %d: the handler returned %s, not None or a Bot API method (update.reply(...))",
                 update.update_id, type(result).__name__,
             )  # fmt: skip
             return

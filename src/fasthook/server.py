@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -46,7 +48,9 @@ def run(hook: Hook) -> int:
     with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
         code = runner.run(_serve(hook, listener))
     if hook.receiver.stuck:
-        log.error("%d plain functions still run in threads that cannot be stopped: leaving without them", hook.receiver.stuck)
+        log.error(
+            "%d plain functions still run in threads that cannot be stopped: leaving without them", hook.receiver.stuck
+        )
         logging.shutdown()
         os._exit(code)
     return code
@@ -160,9 +164,9 @@ def _bind_unix(path: str) -> socket.socket:
         except FileNotFoundError:
             pass  # a free name
         except ConnectionRefusedError:
-            os.unlink(path)  # left by a process that is gone
+            Path(path).unlink()  # left by a process that is gone
         else:
-            raise OSError(98, "Address already in use")
+            raise OSError(errno.EADDRINUSE, "Address already in use")
     listener.bind(path)
     listener.listen(_BACKLOG)
     return listener

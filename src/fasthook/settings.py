@@ -1,4 +1,4 @@
-"""Every option, declared once: its name, default, range and words, for the command line, the environment and the file."""
+"""Every option, declared once, for the command line, the environment and the file."""
 
 from __future__ import annotations
 
@@ -179,7 +179,9 @@ class Settings:
     queue: str = option("memory:", queue_url, "where accepted updates wait")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
     queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
-    handler_timeout: float = option(60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed")
+    handler_timeout: float = option(
+        60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed"
+    )
     retries: int = option(3, whole(0, 100), "how often a failed update is tried again before it is a dead letter")
     order: str = option("chat", choice("chat", "none"), "chat: one update of a chat at a time; none: all at once")
     dedup_size: int = option(65_536, whole(1, 100_000_000), "ids remembered to know duplicates by")

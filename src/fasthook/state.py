@@ -6,13 +6,14 @@ import logging
 import mmap
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import IO
 
 from fasthook._core import DedupRing
 from fasthook.queues.store import set_aside
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
@@ -36,7 +37,9 @@ class StateDir:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = (path / "lock").open("a+b")
         except OSError as error:
-            raise StateError(f"the state directory {path} cannot be written: {error.strerror}; set --state-dir") from None
+            raise StateError(
+                f"the state directory {path} cannot be written: {error.strerror}; set --state-dir"
+            ) from None
         if not _lock(self._lock):
             self._lock.seek(0)
             owner = self._lock.read(32).decode("ascii", "replace").strip() or "unknown"
@@ -69,17 +72,19 @@ class StateDir:
         data = bytearray(path.read_bytes())
         known: list[tuple[int, int]] = []
         try:
-            sizes = _RING_SIZES.unpack_from(data)
-            if DedupRing.nbytes(*sizes) != len(data):
+            old_capacity, old_limit = _RING_SIZES.unpack_from(data)
+            if DedupRing.nbytes(old_capacity, old_limit) != len(data):
                 raise ValueError("its size is wrong")
-            old = DedupRing(*sizes, buffer=data)
-            if sizes == (capacity, limit):
+            old = DedupRing(old_capacity, old_limit, buffer=data)
+            if (old_capacity, old_limit) == (capacity, limit):
                 return []
             known = [(bot, update_id) for bot, update_id, done in old.items() if done]
             path.unlink()
         except (ValueError, struct.error) as error:
             aside = set_aside(path)
-            log.error("%s is damaged (%s): duplicates from before this start are not known; kept as %s", path, error, aside)
+            log.error(
+                "%s is damaged (%s): duplicates from before this start are not known; kept as %s", path, error, aside
+            )
         return known
 
     def _map(self, path: Path, capacity: int, limit: int) -> DedupRing:
@@ -97,7 +102,7 @@ class StateDir:
 
 def _lock(file: IO[bytes]) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             file.seek(1 << 30)  # a byte behind the pid, which others may read
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:

@@ -13,7 +13,6 @@ from aiogram import BaseMiddleware, Bot, Dispatcher
 from aiogram.types import Message, TelegramObject, Update
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
-
 from bench.peers import job
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bench.peers import bots, job
+
 from fasthook import Hook
 
 app = Hook(bots.noop, secret=job.SECRET, path=job.PATH, queue="memory:", state_dir=os.environ["BENCH_STATE"])

@@ -11,7 +11,6 @@ from hmac import compare_digest
 from typing import Any
 
 import orjson
-
 from bench.peers import job
 
 Message = dict[str, Any]

@@ -11,10 +11,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
+from bench.peers import job
 from fastapi import BackgroundTasks, FastAPI, Header, HTTPException, Request, Response
 from pydantic import BaseModel
-
-from bench.peers import job
 
 RATE_LIMIT = 1_000_000  # requests in a window: there, and never reached
 WINDOW = 60  # seconds

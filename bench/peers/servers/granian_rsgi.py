@@ -7,7 +7,6 @@ from hmac import compare_digest
 from typing import Any
 
 import orjson
-
 from bench.peers import job
 
 SECRET_HEADER = job.SECRET_HEADER.lower()

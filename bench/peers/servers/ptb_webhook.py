@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from bench.peers import job
 from telegram import Update, User
 from telegram.ext import Application, ApplicationHandlerStop, ContextTypes, ExtBot, MessageHandler, TypeHandler, filters
-
-from bench.peers import job
 
 seen = job.Seen()
 

@@ -9,11 +9,10 @@ import asyncio
 import sys
 from typing import Any
 
+from bench.peers import job
 from telebot.async_telebot import AsyncTeleBot
 from telebot.types import Message, Update
 from uvicorn.config import LOGGING_CONFIG
-
-from bench.peers import job
 
 
 class OfflineBot(AsyncTeleBot):

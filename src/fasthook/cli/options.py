@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import Field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -17,7 +17,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def settings_options(function: _F) -> _F:
     """Give a command all settings as options, and `--config`."""
     function = click.option(
-        "--config", metavar="FILE", help="Read settings from FILE.  [default: fasthook.toml, if there is one; env: FASTHOOK_CONFIG]"
+        "--config",
+        metavar="FILE",
+        help="Read settings from FILE.  [default: fasthook.toml, if there is one; env: FASTHOOK_CONFIG]",
     )(function)
     for declared in reversed(options()):
         function = _option(declared)(function)
@@ -45,7 +47,7 @@ def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
         fail(str(error), code=2)
 
 
-def fail(message: str, *, code: int) -> Any:
+def fail(message: str, *, code: int) -> NoReturn:
     """End the program with one line on standard error."""
     click.echo(f"fasthook: {message}", err=True)
     raise SystemExit(code)

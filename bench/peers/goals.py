@@ -1,0 +1,81 @@
+"""The goals of issue "Speed", held against what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from bench.peers.catalog import AIOGRAM, DATA, FASTAPI, HOOK, LIMIT, MINIMAL, NOOP, PTB, RAW_ASGI
+from bench.peers.measure import Sample, Series
+
+STEADY_RATE = 5_000  # requests/s
+SWEEP = (1, 64, 512, 2_000)  # connections
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number with a bound; `value` None where this run did not measure it."""
+
+    name: str
+    value: float | None
+    bound: float
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        if self.value is None:
+            return None
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"met": self.met}
+
+
+Rows = dict[str, Series]
+
+
+def _by_round(row: Series) -> dict[float, Sample]:
+    return {sample["round"]: sample for sample in row.rounds}
+
+
+def _times(rows: Rows, this: str, that: str) -> float | None:
+    """How many times the CPU of `that` a request costs `this`: the median over the rounds that have both."""
+    if this not in rows or that not in rows:
+        return None
+    mine, theirs = _by_round(rows[this]), _by_round(rows[that])
+    ratios = [mine[n]["cpu_us"] / theirs[n]["cpu_us"] for n in mine.keys() & theirs.keys()]
+    return median(ratios) if ratios else None
+
+
+def _middle(rows: Rows, name: str, key: str) -> float | None:
+    return median(sample[key] for sample in rows[name].rounds) if name in rows and rows[name].rounds else None
+
+
+def of_table(series: list[Series]) -> list[Goal]:
+    """The goals of the main table."""
+    rows = {row.peer.name: row for row in series}
+    return [
+        Goal("fasthook memory: with a no-op coroutine, × limit.c", _times(rows, NOOP, LIMIT), 1.6),
+        Goal("fasthook memory: reading update.data, × limit.c", _times(rows, DATA, LIMIT), 2.4),
+        Goal("Hook, × a minimal raw ASGI app under the same uvicorn", _times(rows, HOOK, MINIMAL), 1.10),
+        Goal("raw ASGI + orjson on uvicorn, × fasthook", _times(rows, RAW_ASGI, NOOP), 7, at_most=False),
+        Goal("FastAPI, × fasthook", _times(rows, FASTAPI, NOOP), 25, at_most=False),
+        Goal("aiogram, × fasthook", _times(rows, AIOGRAM, NOOP), 35, at_most=False),
+        Goal("python-telegram-bot, × fasthook", _times(rows, PTB, NOOP), 60, at_most=False),
+        Goal("fasthook memory:, requests/s on one core", _middle(rows, NOOP, "rps"), 45_000, at_most=False),
+    ]
+
+
+def of_steady(series: list[Series]) -> list[Goal]:
+    """The goal at a fixed rate."""
+    rows = {row.peer.name: row for row in series}
+    return [Goal(f"fasthook memory:, p99 at {STEADY_RATE:,} requests/s, ms", _middle(rows, NOOP, "p99_ms"), 1.0)]
+
+
+def of_sweep(series: list[Series]) -> list[Goal]:
+    """Flat: the ratio to limit.c, whose own cost rises as the kernel's does, is at no count far above that at 64."""
+    ratios = {row.connections: _middle({NOOP: row}, NOOP, "ratio") for row in series if row.peer.name == NOOP}
+    usual, found = ratios.get(64), [ratio for ratio in ratios.values() if ratio]
+    worst = max(found) / usual if usual and len(found) > 1 else None
+    return [Goal("fasthook memory:, × limit.c at its worst count of connections, against 64", worst, 1.15)]

@@ -1,0 +1,142 @@
+"""The report: one JSON object (documented in bench/README.md), and the same as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.peers.goals import STEADY_RATE, Goal
+from bench.peers.install import Program
+from bench.peers.measure import Series, as_json
+
+SCHEMA = 1
+NOT_FULL = 0.9  # of its core; below it the load generator or the waiting was the limit, not the server
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def document(
+    command: str, parts: dict[str, list[Series]], goals: Iterable[Goal], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that was measured, in every round."""
+    wrk = Program("wrk", "--version")
+    return {
+        "schema": SCHEMA,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            **({} if wrk.missing() else wrk.versions()),
+        },
+        "settings": settings,
+        **{name: [as_json(row) for row in series] for name, series in parts.items()},
+        "goals": [goal.as_json() for goal in goals],
+    }
+
+
+def _middle(row: dict[str, Any], key: str) -> float:
+    return median(sample[key] for sample in row["rounds"])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Text to the left, numbers to the right."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    ratios = [sample["ratio"] for sample in row["rounds"]]
+    if len(ratios) == 1:
+        return f"{ratios[0]:.2f}"
+    return f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def _cells(row: dict[str, Any], first: str) -> list[str]:
+    if not row["rounds"]:
+        return [first, f"missing: {row['missing']}", *[""] * 7]
+    mark = "" if _middle(row, "busy") >= NOT_FULL else " †"
+    return [
+        first,
+        f"{_middle(row, 'cpu_us'):.1f}",
+        _ratio(row),
+        f"{_middle(row, 'rps'):,.0f}{mark}",
+        *(f"{_middle(row, key):.2f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
+        f"{_middle(row, 'peak_mib'):.0f}",
+        f"{sum(sample['errors'] for sample in row['rounds']):.0f}",
+    ]
+
+
+HEAD = ("CPU µs/request", "× limit.c", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
+NOTE = "† the server's core was not full: the load generator, or waiting for the one request, was the limit."
+
+
+def _main_table(rows: list[dict[str, Any]]) -> list[str]:
+    return [*_table(("peer", *HEAD), (_cells(row, row["name"]) for row in rows)), NOTE, ""]
+
+
+def _sweep_table(rows: list[dict[str, Any]]) -> list[str]:
+    named = (_cells(row, f"{row['name']}, {row['connections']:,}") for row in rows)
+    return ["## From 1 to 2,000 connections", "", *_table(("peer, connections", *HEAD), named), NOTE, ""]
+
+
+def _steady_cells(row: dict[str, Any]) -> list[str]:
+    if not row["rounds"]:
+        return [row["name"], f"missing: {row['missing']}", *[""] * 6]
+    errors = sum(sample[key] for sample in row["rounds"] for key in ("refused", "broken", "unanswered"))
+    times = (f"{_middle(row, key):.3f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
+    return [row["name"], *times, f"{_middle(row, 'latest_send_ms'):.3f}", f"{_middle(row, 'cpu_us'):.1f}", str(errors)]
+
+
+def _steady_table(rows: list[dict[str, Any]]) -> list[str]:
+    head = ("peer", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "latest send ms", "CPU µs/request", "errors")
+    return [f"## At a steady {STEADY_RATE:,} requests/s", "", *_table(head, map(_steady_cells, rows))]
+
+
+def _goal_cells(goal: dict[str, Any]) -> list[str]:
+    met = {True: "met", False: "**missed**", None: "not measured"}[goal["met"]]
+    value = "" if goal["value"] is None else f"{goal['value']:,.2f}"
+    return [goal["name"], value, f"{'≤' if goal['at_most'] else '≥'} {goal['bound']:,}", met]
+
+
+def _versions(rows: Iterable[dict[str, Any]]) -> list[str]:
+    seen: dict[str, str] = {}
+    for row in rows:
+        named = ", ".join(f"{name} {version}" for name, version in row["versions"].items() if name != "python")
+        if named:
+            seen.setdefault(row["name"], named)
+    return ["Versions:", "", *(f"- {name}: {versions}" for name, versions in seen.items()), ""]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    machine, settings = report["machine"], report["settings"]
+    lines = [
+        f"# What a webhook request costs, {report['date'][:10]}",
+        "",
+        f"`{report['command']}`: {settings['rounds']} rounds of {settings['seconds']} s, medians; "
+        f"{settings['connections']} connections where not told otherwise.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"
+        + (f", wrk {machine['wrk']}" if "wrk" in machine else ""),
+        "",
+    ]
+    tables = {"rows": _main_table, "sweep": _sweep_table, "steady": _steady_table}
+    parts = [name for name in tables if name in report]
+    for name in parts:
+        lines += tables[name](report[name])
+    lines += ["## Goals", "", *_table(("goal", "measured", "bound", ""), map(_goal_cells, report["goals"]))]
+    lines += _versions(row for name in parts for row in report[name])
+    return "\n".join(lines)
