@@ -25,7 +25,13 @@ compile_args = ["/O2", "/std:c11"] if sys.platform == "win32" else ["-O3", "-std
 link_args: list[str] = []
 macros: list[tuple[str, str | None]] = []
 if sanitize:
-    compile_args += ["-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compile_args += [
+        "-g",
+        "-O1",
+        "-fno-omit-frame-pointer",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+    ]
     link_args += ["-fsanitize=address,undefined"]
 if trace:
     DIRECTIVES["linetrace"] = True
@@ -44,4 +50,8 @@ def extension(name: str) -> Extension:
     )
 
 
-setup(ext_modules=cythonize([extension("_scan"), extension("_core")], compiler_directives=DIRECTIVES, annotate=annotate))
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in ("_scan", "_core", "_protocol")], compiler_directives=DIRECTIVES, annotate=annotate
+    )
+)

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef enum Code:  # the verdicts, in the order of the table VERDICTS in _core.pyx
     ACCEPTED, DUPLICATE, IN_FLIGHT, FLOOD, INVALID
     NOT_FOUND, BAD_METHOD, TOO_LARGE, UNAUTHORIZED, THROTTLED, BUSY, DRAINING
+    FORBIDDEN, BAD_REQUEST, BAD_VERSION, TARGET_TOO_LONG, HEAD_TOO_LARGE, TUNNEL, EXPECTATION, ENCODED, TIMEOUT, CROWDED
     N_CODES
 
 cdef enum Claim:
@@ -62,6 +63,7 @@ cdef class Verdict:
     cdef readonly tuple headers
     cdef readonly bytes body
     cdef readonly bytes response
+    cdef bytes _render(self, bint close, bint http10, bint bare)
 
 cdef class Route:
     cdef readonly bytes path
@@ -77,9 +79,13 @@ cdef class Gate:
     cdef readonly TokenBuckets chats
     cdef readonly int64_t max_body
     cdef public bint draining
+    cdef readonly int64_t generation
     cdef dict _routes
+    cdef Py_ssize_t _rows
     cdef type _update
     cdef void _count(self, Py_ssize_t row, int code) noexcept
+    cdef Route _find(self, bytes path)
+    cdef object _judge(self, Route route, bint post, int64_t length, bint genuine, object caller, int64_t now)
     cpdef object head(self, bytes path, bint post, int64_t length, bytes secret, object caller, int64_t now)
     cpdef object body(self, Route route, bytes raw, double wall, int64_t now)
     cpdef Verdict refuse(self, Route route, int code)

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 
 from fasthook._scan cimport MAX_UPDATE_ID, N_KINDS, Admitted, Scan, scan_update
 
-from fasthook._scan import KINDS, scan
+from fasthook._scan import KINDS, scan  # noqa: scan belongs to this module's names
 
 cdef extern from "_native.h" nogil:
     int64_t fh_load(const int64_t *at) noexcept
@@ -511,6 +511,16 @@ VERDICTS = (
     ("throttled", 429, b"Too Many Requests", True, b"too many requests with a wrong secret\n"),
     ("busy", 503, b"Service Unavailable", False, b"the queue is full\n"),
     ("draining", 503, b"Service Unavailable", True, b"the server is stopping\n"),
+    ("forbidden", 403, b"Forbidden", True, b"this address is not in allow-ip\n"),
+    ("bad_request", 400, b"Bad Request", True, b"not a valid HTTP request\n"),
+    ("bad_version", 505, b"HTTP Version Not Supported", True, b"HTTP/1.1 or HTTP/1.0\n"),
+    ("target_too_long", 414, b"URI Too Long", True, b"the request target is longer than max-target\n"),
+    ("head_too_large", 431, b"Request Header Fields Too Large", True, b"the head is larger than max-head or max-headers\n"),
+    ("tunnel", 405, b"Method Not Allowed", True, b"updates come by POST\n"),
+    ("expectation", 417, b"Expectation Failed", True, b"the only expectation that is met is 100-continue\n"),
+    ("encoded", 415, b"Unsupported Media Type", False, b"the body must come without a content-encoding\n"),
+    ("timeout", 408, b"Request Timeout", True, b"the request did not come in time\n"),
+    ("crowded", 503, b"Service Unavailable", True, b"too many connections\n"),
 )
 
 cdef enum:
@@ -529,7 +539,7 @@ cdef class Verdict:
     """An answer of the gate: its name, the status, and the whole response as bytes made in advance."""
 
     def __init__(self, code: int, retry_after: int = 0):
-        name, status, reason, closes, body = VERDICTS[code]
+        name, status, _, closes, body = VERDICTS[code]
         headers = [(b"content-length", b"%d" % len(body))]
         if body:
             headers.append((b"content-type", b"text/plain"))
@@ -546,14 +556,23 @@ cdef class Verdict:
         self.closes = closes
         self.headers = tuple(headers)
         self.body = body
-        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        self.response = b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, reason, head, body)
+        self.response = self._render(False, False, False)
+
+    cdef bytes _render(self, bint close, bint http10, bint bare):
+        """The response as bytes: with `connection: close`, for an HTTP/1.0 peer that stays, without its body (HEAD)."""
+        headers = list(self.headers)
+        if close and not self.closes:
+            headers.append((b"connection", b"close"))
+        elif http10 and not self.closes:
+            headers.append((b"connection", b"keep-alive"))
+        head = b"".join([b"%s: %s\r\n" % pair for pair in headers])
+        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (self.status, VERDICTS[self.code][2], head, b"" if bare else self.body)
 
     def __repr__(self) -> str:
         return f"<Verdict {self.status} {self.name}>"
 
 
-cdef tuple _verdicts = tuple([Verdict(code) for code in range(N_CODES)])
+cdef tuple _verdicts = tuple([Verdict(code, code == CROWDED) for code in range(N_CODES)])
 cdef tuple _throttled = tuple([Verdict(THROTTLED, seconds) for seconds in range(1, MAX_RETRY_AFTER + 1)])
 cdef tuple _busy = tuple([Verdict(BUSY, retry_after_of[kind]) for kind in range(N_KINDS)])
 cdef tuple _draining = tuple([Verdict(DRAINING, retry_after_of[kind]) for kind in range(N_KINDS)])
@@ -598,7 +617,7 @@ cdef class Gate:
     `stats`: at least `Gate.counters(paths)` counters; row 0 counts requests for no hook, each path has a row
     of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind.
     `auth`: buckets of callers whose secret was wrong, None: no limit. `chats`: buckets of chats, None: no limit.
-    `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
+    `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
     """
 
     def __init__(self, ring: DedupRing, stats: Stats, *, auth: TokenBuckets | None = None,
@@ -620,13 +639,27 @@ cdef class Gate:
 
     def add(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...]) -> Route:
         """Open a hook path. ValueError if it is taken, or if the statistics have no row left for it."""
-        row = len(self._routes) + 1
+        row = self._rows + 1
         if path in self._routes:
             raise ValueError(f"two hooks on one path: {path.decode('latin-1')}")
         if self.stats.counters < COUNTERS_PER_ROW * (row + 1):
             raise ValueError("no row left in the statistics")
         route = self._routes[path] = Route(path, bot_id, secrets, row)
+        self._rows = row
+        self.generation += 1
         return route
+
+    def rotate(self, path: bytes, secrets: tuple[bytes, ...]) -> Route:
+        """Give an open path other secrets. KeyError: it is not open."""
+        cdef Route old = self._routes[path]
+        route = self._routes[path] = Route(path, old.bot_id, secrets, old.row)
+        self.generation += 1
+        return route
+
+    def remove(self, path: bytes) -> None:
+        """Close a path. KeyError: it is not open."""
+        del self._routes[path]
+        self.generation += 1
 
     cdef void _count(self, Py_ssize_t row, int code) noexcept:
         self.stats._add(row * COUNTERS_PER_ROW + code, 1)
@@ -642,7 +675,14 @@ cdef class Gate:
         `length`: the declared size, -1 if none is. `secret`: the header's value, None if absent.
         `caller`: hashable, the address that a wrong secret is charged to. `now`: monotonic ns.
         """
-        cdef Route route = <Route>self._routes.get(path)
+        cdef Route route = self._find(path)
+        return self._judge(route, post, length, route is not None and secret is not None and route.genuine(secret), caller, now)
+
+    cdef Route _find(self, bytes path):
+        return <Route>self._routes.get(path)
+
+    cdef object _judge(self, Route route, bint post, int64_t length, bint genuine, object caller, int64_t now):
+        """`head`, for a door that found the route and compared the secret as they came."""
         cdef int64_t wait
         if route is None:
             return self.refuse(None, NOT_FOUND)
@@ -650,7 +690,7 @@ cdef class Gate:
             return self.refuse(route, BAD_METHOD)
         if length > self.max_body:
             return self.refuse(route, TOO_LARGE)
-        if secret is None or not route.genuine(secret):
+        if not genuine:
             wait = self.auth._take(<uint64_t><Py_ssize_t>hash(caller), now) if self.auth is not None else 0
             if wait == 0:
                 return self.refuse(route, UNAUTHORIZED)

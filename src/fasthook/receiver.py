@@ -25,6 +25,7 @@ log = logging.getLogger("fasthook")
 
 _AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
 _CHAT_BUCKETS = 65536
+_EDGE_COUNTERS = 5  # what `_protocol.EDGE_COUNTERS` names, behind the gate's
 _THREADS = 32  # plain functions at once, if --concurrency allows as many
 ACCEPTED, INVALID, BUSY = (Verdict(0), Verdict(4), Verdict(10, 3))
 
@@ -40,6 +41,8 @@ class Receiver:
         self, value: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None, app: Any = None
     ) -> None:
         self.settings = settings
+        self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
+        self.edge: Any = None  # what the compiled edge's connections share, made by the first of them
         self.running = False  # from the end of `start` to the end of `stop`
         self._stopping = False
         self._lifespan = lifespan
@@ -201,6 +204,12 @@ class Receiver:
             finally:
                 self._state.close()
                 self.running = self._stopping = False
+                self.edge = None
+
+    @property
+    def gate_is_open(self) -> bool:
+        """There is a gate to ask."""
+        return self.running
 
     @property
     def stuck(self) -> int:
@@ -212,7 +221,7 @@ def _gate(settings: Settings, ring: DedupRing) -> Gate:
     auth, chat = settings.auth_rate, settings.chat_rate
     gate = Gate(
         ring,
-        Stats(Gate.counters(1), 0),
+        Stats(Gate.counters(1) + _EDGE_COUNTERS, 1),
         auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
         chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
         max_body=settings.max_body,

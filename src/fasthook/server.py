@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import signal
@@ -31,7 +32,27 @@ class ServerError(Exception):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: ours drain first."""
+    """uvicorn without its signal handlers, ours drain first, and with a deadline for TLS handshakes."""
+
+    def __init__(self, config: uvicorn.Config, handshake: float) -> None:
+        super().__init__(config)
+        self._handshake = handshake
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config, loop = self.config, asyncio.get_running_loop()
+        make: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        protocol = functools.partial(make, config, self.server_state, self.lifespan.state, loop)
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=listener,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self._handshake if config.ssl else None,
+                backlog=config.backlog,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,7 +79,7 @@ def run(hook: Hook) -> int:
 
 async def _serve(hook: Hook, listener: socket.socket) -> int:
     settings, receiver = hook.settings, hook.receiver
-    server = _Uvicorn(_config(hook))
+    server = _Uvicorn(_config(hook), settings.header_timeout)
     stop = _Stop(hook, server)
     stop.watch()
     try:
@@ -114,7 +135,7 @@ def _config(hook: Hook) -> uvicorn.Config:
     settings = hook.settings
     return uvicorn.Config(
         hook,
-        http="httptools",
+        http="fasthook._protocol:HookProtocol" if settings.http == "compiled" else "httptools",
         ws="none",
         lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
         log_config=None,

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fasthook.telegram.networks import Networks
+
 CONFIG_FILE = "fasthook.toml"
 
 
@@ -133,6 +135,14 @@ def secret(value: Any) -> tuple[str, ...]:
     return parts
 
 
+def networks(value: Any) -> Networks | None:
+    names = value if isinstance(value, list) else str(value).split(",")
+    try:
+        return Networks(str(name).strip() for name in names) if value else None
+    except ValueError:
+        raise ValueError("must be CIDRs or addresses with commas between, telegram, or unix") from None
+
+
 def queue_url(value: Any) -> str:
     if value != "memory:":
         raise ValueError("must be memory:")
@@ -168,6 +178,7 @@ class Settings:
     port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
     uds: Path | None = option(None, file_path, "listen on this Unix socket instead")
     fd: int | None = option(None, whole(0, 1 << 20), "listen on this inherited file descriptor instead")
+    http: str = option("compiled", choice("compiled", "asgi"), "the compiled edge, or ASGI through uvicorn's own")
     path: str = option("/webhook", hook_path, "path that Telegram posts to")
     token: str | None = option(None, token, "the bot's token; also BOT_TOKEN")
     secret: tuple[str, ...] | None = option(
@@ -186,8 +197,20 @@ class Settings:
     order: str = option("chat", choice("chat", "none"), "chat: one update of a chat at a time; none: all at once")
     dedup_size: int = option(65_536, whole(1, 100_000_000), "ids remembered to know duplicates by")
     max_body: int = option("1MiB", size(1024, 1 << 30), "largest body")
-    keep_alive: float = option(75, seconds(1, 86_400), "how long an idle connection is kept; Telegram closes at 60 s")
+    max_target: int = option("8KiB", size(256, 64 << 10), "longest request target")
+    max_head: int = option("16KiB", size(1024, 1 << 20), "largest head of a request")
+    max_headers: int = option(64, whole(1, 1000), "most headers of a request")
+    max_connections: int = option(10_000, whole(1, 1_000_000), "connections at once; more get 503")
+    header_timeout: float = option(10, seconds(0.1, 3600), "time for a whole head, from its first byte or the accept")
+    body_timeout: float = option(30, seconds(0.1, 3600), "time for a whole body")
+    keep_alive: float = option(75, seconds(0.1, 86_400), "how long an idle connection is kept; Telegram closes at 60 s")
     drain_timeout: float = option(30, seconds(0, 3600), "how long running handlers may go on at a stop")
+    allow_ip: Networks | None = option(
+        None, networks, "refuse other addresses: CIDRs with commas between, telegram for Telegram's"
+    )
+    trusted_proxy: Networks | None = option(
+        None, networks, "believe X-Forwarded-For from these addresses; unix for the peer of --uds"
+    )
     auth_rate: Rate | None = option("60/m", rate, "wrong secrets from one address before 429; off for no limit")
     chat_rate: Rate | None = option("off", rate, "updates from one chat before more are dropped; off for no limit")
     state_dir: Path = option(".fasthook", file_path, "where what must outlive the process is kept")
@@ -204,6 +227,8 @@ class Settings:
             raise SettingsError("--ssl-keyfile: needs --ssl-certfile beside it")
         if self.uds and self.fd is not None:
             raise SettingsError("--uds and --fd: give one of them")
+        if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
+            raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
 
     @property
     def bot_id(self) -> int:
