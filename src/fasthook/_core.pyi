@@ -6,6 +6,7 @@ from fasthook._scan import Admitted
 from fasthook._scan import scan as scan
 
 VERDICTS: tuple[tuple[str, int, bytes, bool, bytes], ...]
+CODES: dict[str, int]
 SHORT_LIVED: frozenset[str]
 
 class Block: ...

@@ -523,6 +523,9 @@ VERDICTS = (
     ("crowded", 503, b"Service Unavailable", True, b"too many connections\n"),
 )
 
+#: A verdict's code, by its name.
+CODES = {verdict[0]: code for code, verdict in enumerate(VERDICTS)}
+
 cdef enum:
     MAX_RETRY_AFTER = 60
     COUNTERS_PER_ROW = N_CODES + N_KINDS

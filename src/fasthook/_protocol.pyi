@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Iterable
 from typing import Any, final
 
 from fasthook._core import Verdict
@@ -6,6 +7,7 @@ from fasthook.receiver import Receiver
 
 EDGE_COUNTERS: tuple[str, ...]
 
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, int, bool, bytes]: ...
 def find_receiver(app: Any) -> Receiver: ...
 
 class Edge:
@@ -17,6 +19,8 @@ class Edge:
     @property
     def open(self) -> int: ...
     def reap(self) -> None: ...
+
+class Memory: ...
 
 @final
 class HookProtocol:

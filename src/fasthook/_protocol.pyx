@@ -185,6 +185,28 @@ cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssiz
     return True
 
 
+def read_headers(headers):
+    """Of a head that an ASGI server has read: secret or None, declared length or -1, encoded, X-Forwarded-For joined."""
+    cdef bytes name, value, secret = None, forwarded = b""
+    cdef const unsigned char *at
+    cdef Py_ssize_t size
+    cdef int64_t length = -1
+    cdef bint encoded = False
+    for pair in headers:
+        name, value = pair
+        at = <const unsigned char *>PyBytes_AS_STRING(name)
+        size = PyBytes_GET_SIZE(name)
+        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
+            secret = value
+        elif size == 14 and same_name(at, b"content-length", 14):
+            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        elif size == 16 and same_name(at, b"content-encoding", 16):
+            encoded |= value.lower() != b"identity"
+        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
+            forwarded = forwarded + b"," + value if forwarded else value
+    return secret, length, encoded, forwarded
+
+
 cdef int64_t plain_number(const unsigned char *at, Py_ssize_t size) noexcept:
     """The number that these bytes are, if they are 1 to 18 digits and nothing else; else -1."""
     cdef int64_t n = 0

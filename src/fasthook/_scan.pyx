@@ -5,6 +5,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memset
 
+import json
+
 cdef extern from "_native.h" nogil:
     const unsigned char *fh_plain_run(const unsigned char *at, const unsigned char *end) noexcept
 
@@ -236,6 +238,7 @@ cdef Place escaped_member(Place inside, const unsigned char *name, Py_ssize_t si
     cdef unsigned char plain[MAX_NAME]
     cdef Py_ssize_t n = 0
     cdef int unit
+    cdef Place place
     cdef Cursor c
     c.at = name
     c.end = name + size
@@ -247,7 +250,10 @@ cdef Place escaped_member(Place inside, const unsigned char *name, Py_ssize_t si
             c.at += 1
         plain[n] = unit if 0 < unit < 0x80 else 1
         n += 1
-    return member(inside, plain, n, at, found)
+    place = member(inside, plain, n, at, found)
+    if place == KIND:
+        found.name_len = size
+    return place
 
 
 cdef inline bint take_number(Place place, int64_t value, bint whole, bint negative, Scan *found) noexcept nogil:
@@ -441,7 +447,8 @@ cdef class Admitted:
         """The update's kind, `"message"` for instance (Bot API, "Update"); "unknown" if it names none."""
         if self._kind or self._name_at < 0:
             return KINDS[self._kind]
-        return self.raw[self._name_at : self._name_at + self._name_len].decode("utf-8", "replace")
+        name = self.raw[self._name_at : self._name_at + self._name_len].decode("utf-8", "replace")
+        return json.loads(f'"{name}"')  # it was valid in the body, escapes and all
 
     @property
     def kind_index(self) -> int:

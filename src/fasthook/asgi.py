@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from time import monotonic_ns, time
 from typing import Any
 
-from fasthook._core import Route, Verdict
+from fasthook._core import CODES, Route, Verdict
+from fasthook._protocol import read_headers
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
+from fasthook.telegram.networks import caller
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
@@ -21,7 +23,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_INVALID, _TOO_LARGE = 4, 7  # their places in _core.VERDICTS
+_INVALID, _TOO_LARGE, _FORBIDDEN, _ENCODED = (CODES[name] for name in ("invalid", "too_large", "forbidden", "encoded"))
 
 
 class Hook:
@@ -54,22 +56,43 @@ class Hook:
     def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
         self.settings = settings
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
+        self._checks_address = settings.allow_ip is not None or settings.trusted_proxy is not None
+        self._answers: dict[Verdict, tuple[Message, Message]] = {}
         self._starting: asyncio.Lock | None = None
         self._until_loop_ends: AsyncGenerator[None, None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            if not self.receiver.running:
-                await self._start_late()
-            await self._http(scope, receive, send)
-        elif kind == "lifespan":
+        if scope["type"] != "http":
+            return await self._other(scope, receive, send)
+        receiver = self.receiver
+        if not receiver.running:
+            await self._start_late()
+        judged = self._head(scope)
+        if isinstance(judged, Route):
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            raw = message.get("body", b"")
+            if message.get("more_body", False):
+                raw = await self._rest(receive, raw)
+                if raw is None:
+                    return None
+            admitted = self._admit(judged, raw)
+            verdict = await admitted.future if isinstance(admitted, _Waiter) else admitted
+        else:
+            verdict = judged
+        start, body = self._messages(scope, verdict)
+        await send(start)
+        return await send(body)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif kind == "websocket":
+        elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1003, "reason": "updates come by POST"})
         else:
-            raise ValueError(f"fasthook serves http and lifespan, not {kind!r}")
+            raise ValueError(f"fasthook serves http and lifespan, not {scope['type']!r}")
 
     # ------------------------------------------------------------ start and stop
 
@@ -108,83 +131,87 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        secret, length = None, -1
-        for name, value in scope["headers"]:
-            if name == b"x-telegram-bot-api-secret-token":
-                secret = value
-            elif name == b"content-length":
-                length = int(value) if value.isdigit() else -1
-        path, root = scope["path"], scope.get("root_path", "")
+    def _head(self, scope: Scope) -> Verdict | Route:
+        secret, length, encoded, forwarded = read_headers(scope["headers"])
+        path, root = scope["path"], scope.get("root_path")
         if root and path.startswith(root):
             path = path[len(root) :]
         client = scope.get("client")
+        peer = client[0] if client else None
         gate = self.receiver.gate
-        verdict = gate.head(
-            path.encode(), scope["method"] == "POST", length, secret, client[0] if client else None, monotonic_ns()
-        )
-        if type(verdict) is Route:
-            raw = await self._body(receive)
-            if raw is None:
-                return
-            verdict = await self._admit(verdict, raw)
-        await _send(scope, send, verdict)
+        if self._checks_address:
+            settings = self.settings
+            if settings.trusted_proxy is not None:
+                peer = caller(peer, forwarded.decode("latin-1"), settings.trusted_proxy)
+            if settings.allow_ip is not None and peer not in settings.allow_ip:
+                return gate.refuse(None, _FORBIDDEN)
+        verdict = gate.head(path.encode(), scope["method"] == "POST", length, secret, peer, monotonic_ns())
+        if encoded and type(verdict) is Route:
+            return gate.refuse(verdict, _ENCODED)
+        return verdict
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; one byte too many, if it is larger than allowed; None if the peer went away."""
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            return body
-        parts, size = [body], len(body)
-        while message.get("more_body", False) and size <= self.settings.max_body:
+    async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
+        """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""
+        parts, size, more = [first], len(first), True
+        while more and size <= self.settings.max_body:
             message = await receive()
             if message["type"] != "http.request":
                 return None
             parts.append(message.get("body", b""))
             size += len(parts[-1])
+            more = message.get("more_body", False)
         return b"".join(parts)
 
-    async def _admit(self, route: Route, raw: bytes) -> Verdict:
-        gate = self.receiver.gate
-        if len(raw) > self.settings.max_body:
+    def _admit(self, route: Route, raw: bytes) -> Verdict | _Waiter:
+        receiver = self.receiver
+        gate = receiver.gate
+        if len(raw) > gate.max_body:
             return gate.refuse(route, _TOO_LARGE)
         result = gate.body(route, raw, time(), monotonic_ns())
-        waiter = _Waiter()
-        if isinstance(result, Update):
-            return self.receiver.accept(result, waiter) or await waiter.future
+        if type(result) is Update:
+            waiter = _Waiter()
+            try:
+                return receiver.accept(result, waiter) or waiter
+            except BaseException:
+                gate.release(result)
+                raise
         assert isinstance(result, Verdict)
         if result.code != _INVALID:
             return result
-        self.receiver.reject(route, raw, waiter)
-        return await waiter.future
+        waiter = _Waiter()
+        receiver.reject(route, raw, waiter)
+        return waiter
+
+    def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
+        """The two messages that answer a request; those of each verdict are made once."""
+        known = self._answers.get(verdict)
+        if known is None:
+            start = {"type": "http.response.start", "status": verdict.status, "headers": verdict.headers}
+            known = self._answers[verdict] = start, {"type": "http.response.body", "body": verdict.body}
+        if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
+            headers = [pair for pair in verdict.headers if pair[0] != b"connection"]  # RFC 9113, section 8.2.2
+            known = {**known[0], "headers": headers}, known[1]
+        if scope["method"] == "HEAD":
+            known = known[0], {"type": "http.response.body"}
+        return known
 
 
 class _Waiter:
     """A request of this door that waits for its answer."""
 
-    __slots__ = ("_future",)
-
     def __init__(self) -> None:
+        self._verdict: Verdict | None = None
         self._future: asyncio.Future[Verdict] | None = None
 
     @property
     def future(self) -> asyncio.Future[Verdict]:
         if self._future is None:
             self._future = asyncio.get_running_loop().create_future()
+            if self._verdict is not None:
+                self._future.set_result(self._verdict)
         return self._future
 
     def answer(self, verdict: Verdict) -> None:
-        if not self.future.done():
-            self.future.set_result(verdict)
-
-
-async def _send(scope: Scope, send: Send, verdict: Verdict) -> None:
-    headers = verdict.headers
-    if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
-        headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
-    await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
-    body = b"" if scope["method"] == "HEAD" else verdict.body
-    await send({"type": "http.response.body", "body": body})
+        self._verdict = verdict
+        if self._future is not None and not self._future.done():
+            self._future.set_result(verdict)

@@ -102,8 +102,10 @@ class Dispatcher:
         self._ready: deque[Lane] = deque()
         self._runners: set[_Runner] = set()
         self._awake = 0  # runners that will look at the ready lanes by themselves
+        self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
         self._stopped = False
+        self._hurried = False
         self._empty: asyncio.Event = asyncio.Event()
         self._reaper: asyncio.TimerHandle | None = None
 
@@ -138,7 +140,7 @@ class Dispatcher:
 
         What was not settled, in order within each chat.
         """
-        if self._lanes:
+        if self._lanes and not self._hurried:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), seconds)
@@ -146,13 +148,20 @@ class Dispatcher:
         return self._left()
 
     def hurry(self) -> None:
-        """End a drain under way: what isn't handled by now is left."""
+        """End a drain, under way or to come: what isn't handled by now is left."""
+        self._hurried = True
         self._empty.set()
 
     # ------------------------------------------------------------ runners
 
     def _wake(self) -> None:
-        if self._ready and len(self._runners) < self._concurrency and not self._stopped:
+        """Let one more runner look at the ready lanes: the idle one, or a new one."""
+        if self._parked is not None:
+            if not self._parked.done():
+                self._parked.set_result(None)
+            self._parked = None
+            self._awake += 1
+        elif self._ready and len(self._runners) < self._concurrency and not self._stopped:
             runner = _Runner()
             self._runners.add(runner)
             self._awake += 1
@@ -164,47 +173,52 @@ class Dispatcher:
             self._wake()
 
     async def _run(self, runner: _Runner) -> None:
-        self._awake -= 1
-        clean = contextvars.copy_context()
-        ready, call, timeout = self._ready, self._call, self._timeout
-        pause = monotonic() + _SLICE
         try:
-            while ready and not self._stopped:
-                now = monotonic()
-                if now > pause:
-                    pause = await self._yield()
-                    continue
-                lane = ready.popleft()
-                if ready and not self._awake and not self._looking:
-                    self._looking = True
-                    self._loop.call_soon(self._look)
-                delivery = lane.first
-                if delivery.failure is None:
-                    runner.deadline = now + timeout
-                    runner.busy = True
-                    try:
-                        result = await call(delivery.update)
-                        if result is not None:
-                            runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
-                            await self._reply(delivery.update, result)
-                    except (KeyboardInterrupt, GeneratorExit):
-                        raise
-                    except BaseException as error:
-                        delivery.failure = error
-                    runner.busy = False
-                if delivery.failure is None:
-                    self._advance(lane)
-                else:
-                    await self._failed(runner, lane)
-                if runner.late and runner.task:
-                    runner.late = False
-                    runner.task.uncancel()
-                if contextvars.copy_context() != clean:
-                    return  # the handler left something in its context: the next one gets a fresh one
+            while await self._work(runner) and self._parked is None and not self._stopped:
+                self._parked = self._loop.create_future()
+                await self._parked
         finally:
             self._runners.discard(runner)
             if not self._awake:
                 self._wake()
+
+    async def _work(self, runner: _Runner) -> bool:
+        """Handle what is ready. False: this runner's task is not fit for another update."""
+        self._awake -= 1
+        clean, task = contextvars.copy_context(), asyncio.current_task()
+        assert task is not None
+        ready, call, timeout = self._ready, self._call, self._timeout
+        pause = monotonic() + _SLICE
+        while ready and not self._stopped:
+            now = monotonic()
+            if now > pause:
+                pause = await self._yield()
+                continue
+            lane = ready.popleft()
+            if ready and not self._awake and not self._looking:
+                self._looking = True
+                self._loop.call_soon(self._look)
+            delivery = lane.first
+            if delivery.failure is None:
+                runner.deadline = now + timeout
+                runner.busy = True
+                try:
+                    result = await call(delivery.update)
+                    if result is not None:
+                        runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
+                        await self._reply(delivery.update, result)
+                except (KeyboardInterrupt, GeneratorExit):
+                    raise
+                except BaseException as error:
+                    delivery.failure = error
+                runner.busy = False
+            if delivery.failure is None:
+                self._advance(lane)
+            else:
+                await self._failed(runner, lane)
+            if task.cancelling() or contextvars.copy_context() != clean:
+                return False  # the handler left something in its task or its context: the next one gets fresh ones
+        return True
 
     async def _yield(self) -> float:
         """Let the loop do the rest of its work; when the next pause is due."""
@@ -255,9 +269,11 @@ class Dispatcher:
     async def _give_up(self, delivery: Delivery) -> bool:
         try:
             await self._bury(delivery)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             update = delivery.update
-            log.error("update %d stays in the queue: no dead letter could be written: %s", update.update_id, error)
+            log.error(
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error)
+            )
             return False
         return True
 
@@ -301,5 +317,10 @@ class Dispatcher:
 
 
 def _line(error: BaseException | None) -> str:
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    try:
+        words = " ".join(str(error).split())
+    except Exception:
+        words = "(its text cannot be made)"
+    text = f"{name}: {words}" if words else name
     return text if len(text) <= 300 else text[:300] + "…"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fasthook._core import DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
-from fasthook.dispatch import Dispatcher, GaveUp
+from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
+from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
 from fasthook.queues import Delivery, Waiter, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
@@ -27,7 +27,8 @@ _AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
 _CHAT_BUCKETS = 65536
 _EDGE_COUNTERS = 5  # what `_protocol.EDGE_COUNTERS` names, behind the gate's
 _THREADS = 32  # plain functions at once, if --concurrency allows as many
-ACCEPTED, INVALID, BUSY = (Verdict(0), Verdict(4), Verdict(10, 3))
+_NEW, _FULL = 0, 3  # answers of DedupRing.claim; full: --queue-size is smaller than it was when these were accepted
+_ACCEPTED, _INVALID, _BUSY = Verdict(CODES["accepted"]), Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
 
 
 class Receiver:
@@ -94,7 +95,7 @@ class Receiver:
     def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
         """Take an admitted update: the answer if it is known now, else None, and the waiter gets it."""
         update.state = self._lifespan_state
-        return ACCEPTED if self._queue.put(update, waiter) else None
+        return _ACCEPTED if self._queue.put(update, waiter) else None
 
     def reject(self, route: Route, raw: bytes, waiter: Waiter) -> None:
         """Keep a body that is not an update as a dead letter; the waiter is answered when it is on disk."""
@@ -108,18 +109,18 @@ class Receiver:
             await self._dead.add(letter)
         except Exception as error:
             log.error("a body that is not an update could not be kept, it is answered with 503: %s", error)
-            waiter.answer(BUSY)
+            waiter.answer(_BUSY)
         else:
             log.warning(
                 "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw)
             )
-            waiter.answer(INVALID)
+            waiter.answer(_INVALID)
 
     # ------------------------------------------------------------ between queue and dispatcher
 
     def _wanted(self, update: Update) -> bool:
         update.state = self._lifespan_state
-        return self.gate.ring.claim(update.bot_id, update.update_id) == 0
+        return self.gate.ring.claim(update.bot_id, update.update_id) in (_NEW, _FULL)
 
     def _settled(self, delivery: Delivery) -> None:
         self._queue.settle(delivery)
@@ -127,7 +128,7 @@ class Receiver:
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
-        reason = getattr(error, "reason", "failed")
+        reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout)) else "failed"
         await self._dead.add(
             DeadLetter.of(
                 reason,

@@ -150,7 +150,7 @@ def queue_url(value: Any) -> str:
 
 
 def file_path(value: Any) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not str(value):
+    if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
         raise ValueError("must be a path")
     return Path(value)
 

@@ -66,7 +66,7 @@ class Update(Admitted):
                 if self.kind != kind:
                     raise ValueError(f"{method} answers a {kind}, this update is a {self.kind}: give {name}")
                 call[name] = self.data[kind]["id"]
-        elif "chat_id" not in params:
+        elif not {"chat_id", "inline_message_id"} & params.keys():
             if self.chat_id is None:
                 raise ValueError(f"a {self.kind} without a chat: give chat_id for {method}")
             call["chat_id"] = self.chat_id

@@ -39,7 +39,7 @@ class PlainHandler:
 
     async def _in_thread(self, update: Update) -> Any:
         assert self._pool is not None
-        future = self._pool.submit(contextvars.copy_context().run, self._function, update)
+        future = self._pool.submit(contextvars.copy_context().run, self._run, update)
         self.running += 1
         future.add_done_callback(self._ended)
         try:
@@ -52,6 +52,12 @@ class PlainHandler:
                 ) from None
             raise
         return await result if inspect.isawaitable(result) else result
+
+    def _run(self, update: Update) -> Any:
+        try:
+            return self._function(update)
+        except StopIteration as error:  # which no future carries from one thread to another
+            raise RuntimeError("the handler raised StopIteration") from error
 
     def _ended(self, _: Future[Any]) -> None:
         self.running -= 1
