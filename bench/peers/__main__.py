@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from bench.peers.check import CheckError, check
 from bench.peers.goals import Goal
 from bench.peers.install import INSTALL, install
 from bench.peers.measure import Load, Series, to_stderr
-from bench.peers.process import ServerError
+from bench.peers.process import LOAD_CORE, SERVER_CORE, ServerError
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description="Server CPU per request, × limit.c.")
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description="Server CPU per request, x limit.c.")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
     parser.add_argument("--seconds", type=int, default=5, help="of load in each round (5)")
     parser.add_argument("--connections", type=int, default=64, help="keep-alive connections (64)")
@@ -89,6 +90,8 @@ def _report(arguments: argparse.Namespace, peers: tuple[Peer, ...]) -> int:
     if not shutil.which("wrk"):
         print(f"wrk is not installed: {INSTALL}", file=sys.stderr)
         return 2
+    if SERVER_CORE == LOAD_CORE:
+        to_stderr("only one core: server and load share it, so requests/s and latencies say little")
     measure.allow_many_connections()
     try:
         parts, held = _measure(arguments, peers)
@@ -108,6 +111,7 @@ def _report(arguments: argparse.Namespace, peers: tuple[Peer, ...]) -> int:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the server is stopped, too
     arguments = _arguments()
     try:
         peers = chosen(arguments.only)

@@ -51,11 +51,10 @@ def _python(module: str) -> Command:
 
 
 def _uvicorn(module: str, bin_: Path = BENCH_BIN) -> Command:
-    options = ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off", "--no-access-log", "--log-level", "warning"]
-    return lambda port, state: [
-        *[str(bin_ / "python"), "-m", "uvicorn", f"bench.peers.servers.{module}:app", "--port", str(port)],
-        *options,
-    ]
+    app = [str(bin_ / "python"), "-m", "uvicorn", f"bench.peers.servers.{module}:app"]
+    quiet = ["--no-access-log", "--log-level", "warning"]
+    fast = ["--loop", "uvloop", "--http", "httptools"]
+    return lambda port, state: [*app, *fast, *quiet, "--port", str(port)]
 
 
 def _granian(port: int, state: Path) -> list[str]:

@@ -56,13 +56,13 @@ def of_table(series: list[Series]) -> list[Goal]:
     """The goals of the main table."""
     rows = {row.peer.name: row for row in series}
     return [
-        Goal("fasthook memory: with a no-op coroutine, × limit.c", _times(rows, NOOP, LIMIT), 1.6),
-        Goal("fasthook memory: reading update.data, × limit.c", _times(rows, DATA, LIMIT), 2.4),
-        Goal("Hook, × a minimal raw ASGI app under the same uvicorn", _times(rows, HOOK, MINIMAL), 1.10),
-        Goal("raw ASGI + orjson on uvicorn, × fasthook", _times(rows, RAW_ASGI, NOOP), 7, at_most=False),
-        Goal("FastAPI, × fasthook", _times(rows, FASTAPI, NOOP), 25, at_most=False),
-        Goal("aiogram, × fasthook", _times(rows, AIOGRAM, NOOP), 35, at_most=False),
-        Goal("python-telegram-bot, × fasthook", _times(rows, PTB, NOOP), 60, at_most=False),
+        Goal("fasthook memory: with a no-op coroutine, x limit.c", _times(rows, NOOP, LIMIT), 1.6),
+        Goal("fasthook memory: reading update.data, x limit.c", _times(rows, DATA, LIMIT), 2.4),
+        Goal("Hook, x a minimal raw ASGI app under the same uvicorn", _times(rows, HOOK, MINIMAL), 1.10),
+        Goal("raw ASGI + orjson on uvicorn, x fasthook", _times(rows, RAW_ASGI, NOOP), 7, at_most=False),
+        Goal("FastAPI, x fasthook", _times(rows, FASTAPI, NOOP), 25, at_most=False),
+        Goal("aiogram, x fasthook", _times(rows, AIOGRAM, NOOP), 35, at_most=False),
+        Goal("python-telegram-bot, x fasthook", _times(rows, PTB, NOOP), 60, at_most=False),
         Goal("fasthook memory:, requests/s on one core", _middle(rows, NOOP, "rps"), 45_000, at_most=False),
     ]
 
@@ -78,4 +78,4 @@ def of_sweep(series: list[Series]) -> list[Goal]:
     ratios = {row.connections: _middle({NOOP: row}, NOOP, "ratio") for row in series if row.peer.name == NOOP}
     usual, found = ratios.get(64), [ratio for ratio in ratios.values() if ratio]
     worst = max(found) / usual if usual and len(found) > 1 else None
-    return [Goal("fasthook memory:, × limit.c at its worst count of connections, against 64", worst, 1.15)]
+    return [Goal("fasthook memory:, x limit.c at its worst count of connections, against 64", worst, 1.15)]

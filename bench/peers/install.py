@@ -24,8 +24,9 @@ OWN_BIN = Path(sys.executable).parent  # the virtualenv that fasthook is install
 INSTALL = "python -m bench.peers --install"
 
 _LIST_PACKAGES = """
-import importlib.metadata, json, platform
-print(json.dumps({"python": platform.python_version()} | {d.name.lower(): d.version for d in importlib.metadata.distributions()}))
+import json, platform
+from importlib.metadata import distributions
+print(json.dumps({"python": platform.python_version()} | {d.name.lower(): d.version for d in distributions()}))
 """
 
 
@@ -45,6 +46,16 @@ def _packages(python: Path) -> dict[str, str]:
     done = subprocess.run([python, "-I", "-c", _LIST_PACKAGES], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+@cache
+def _complaint(*command: str | Path) -> str | None:
+    """What the command says if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    except OSError as error:
+        return f"{Path(command[0]).name}: {error.strerror}"
+    return last_line(done.stderr) if done.returncode else None
 
 
 @dataclass(frozen=True)
@@ -121,14 +132,9 @@ class Fasthook:
     def missing(self) -> str | None:
         if reason := Packages(("fasthook",), OWN_BIN).missing():
             return reason
-        check = [OWN_BIN / "fasthook", "run", "--help"]
         if self.attribute:
-            check = [OWN_BIN / "python", "-c", f"from fasthook import {self.attribute}"]
-        try:
-            done = subprocess.run(check, capture_output=True, text=True, check=False, cwd=ROOT)
-        except OSError as error:
-            return f"fasthook: {error.strerror}"
-        return f"fasthook: {last_line(done.stderr)}" if done.returncode else None
+            return _complaint(OWN_BIN / "python", "-c", f"from fasthook import {self.attribute}")
+        return _complaint(OWN_BIN / "fasthook", "run", "--help")
 
     def versions(self) -> dict[str, str]:
         return Packages(("fasthook", "uvicorn", "uvloop", "httptools", "orjson"), OWN_BIN).versions()

@@ -1,4 +1,4 @@
-"""The job that every peer does: check the secret, drop duplicates, acknowledge, hand over to a handler that does nothing.
+"""The job that every peer does: check the secret, drop duplicates, acknowledge, hand over to a no-op handler.
 
 The servers in bench/peers/servers import this, in their own virtualenv: nothing here but the standard library.
 """

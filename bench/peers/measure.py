@@ -15,15 +15,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.peers import traffic
 from bench.peers.catalog import LIMIT, Peer
 from bench.peers.install import ROOT, build, last_line
-from bench.peers.process import Server, ServerError, on_core, serving
+from bench.peers.process import LOAD_CORE, Server, ServerError, on_core, serving
 
-SERVER_CORE = 0
-LOAD_CORE = 1
 WARM_UP = 1  # seconds
 WARM_UP_IDS, MEASURED_IDS = 100_000_000, 200_000_000  # first ids; nine digits each, and never the same id twice
 
@@ -94,7 +93,7 @@ def measure(peer: Peer, load: Load) -> Sample:
     Raises:
         ServerError: it could not be measured.
     """
-    with serving(peer, SERVER_CORE) as server:
+    with serving(peer) as server:
         _send(server, WARM_UP_IDS, Load(WARM_UP, load.connections, load.rate))
         server.settle()
         before = server.cpu_seconds()
@@ -140,7 +139,7 @@ def run(peers: Sequence[Peer], load: Load, rounds: int, tell: Callable[[str], No
 
 
 def _in_short(sample: Sample) -> str:
-    return f"{sample['cpu_us']:.1f} µs, {sample['ratio']:.2f} × limit.c, {sample['rps']:.0f}/s"
+    return f"{sample['cpu_us']:.1f} µs, {sample['ratio']:.2f} x limit.c, {sample['rps']:.0f}/s"
 
 
 def to_stderr(line: str) -> None:
@@ -151,10 +150,12 @@ def to_stderr(line: str) -> None:
 def as_json(row: Series) -> dict[str, Any]:
     """A row as the JSON report has it."""
     usable = row.peer.needs.missing() is None
+    keys = row.rounds[0].keys() - {"round"} if row.rounds else ()
     return {
         "name": row.peer.name,
         "connections": row.connections,
         "versions": row.peer.needs.versions() if usable else {},
         "missing": row.missing,
+        "median": {key: median(sample[key] for sample in row.rounds) for key in sorted(keys)},
         "rounds": row.rounds,
     }

@@ -1,4 +1,4 @@
-"""A server as the measuring sees it: started on its own core, its CPU time and memory read from /proc, stopped by its id."""
+"""A server as the measuring sees it: started on its own core, read through /proc, stopped by its id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ STOP_WITHIN = 15.0
 QUIET = 0.3  # seconds without CPU time: what was left to do is done
 QUIET_WITHIN = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
-LAST_CORE = (os.cpu_count() or 1) - 1
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]  # the same one on a machine with one: bench.peers says so
 
 
 class ServerError(Exception):
@@ -117,7 +118,7 @@ def _environment(state: Path, witness: Path | None) -> dict[str, str]:
 
 def on_core(core: int, command: list[str]) -> list[str]:
     """The command, kept on one core."""
-    return ["taskset", "-c", str(min(core, LAST_CORE)), *command]
+    return ["taskset", "-c", str(core), *command]
 
 
 def _wait_until_it_accepts(server: Server) -> None:
@@ -141,8 +142,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def serving(peer: Peer, core: int = 0, *, witnessed: bool = False) -> Iterator[Server]:
-    """The peer's server, accepting connections, on `core`; stopped at the end.
+def serving(peer: Peer, *, witnessed: bool = False) -> Iterator[Server]:
+    """The peer's server, accepting connections, on its core; stopped at the end.
 
     Raises:
         ServerError: it did not start.
@@ -152,7 +153,7 @@ def serving(peer: Peer, core: int = 0, *, witnessed: bool = False) -> Iterator[S
         state = Path(name)
         log = state / "output"
         environment = _environment(state, state / "witness" if witnessed else None)
-        command = on_core(core, peer.command(port, state))
+        command = on_core(SERVER_CORE, peer.command(port, state))
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench.peers.goals import STEADY_RATE, Goal
@@ -47,10 +46,6 @@ def document(
     }
 
 
-def _middle(row: dict[str, Any], key: str) -> float:
-    return median(sample[key] for sample in row["rounds"])
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Text to the left, numbers to the right."""
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
@@ -59,27 +54,27 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _ratio(row: dict[str, Any]) -> str:
     ratios = [sample["ratio"] for sample in row["rounds"]]
-    if len(ratios) == 1:
-        return f"{ratios[0]:.2f}"
-    return f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    middle, low, high = row["median"]["ratio"], min(ratios), max(ratios)
+    return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _cells(row: dict[str, Any], first: str) -> list[str]:
     if not row["rounds"]:
         return [first, f"missing: {row['missing']}", *[""] * 7]
-    mark = "" if _middle(row, "busy") >= NOT_FULL else " †"
+    middle = row["median"]
+    mark = "" if middle["busy"] >= NOT_FULL else " †"
     return [
         first,
-        f"{_middle(row, 'cpu_us'):.1f}",
+        f"{middle['cpu_us']:.1f}",
         _ratio(row),
-        f"{_middle(row, 'rps'):,.0f}{mark}",
-        *(f"{_middle(row, key):.2f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
-        f"{_middle(row, 'peak_mib'):.0f}",
+        f"{middle['rps']:,.0f}{mark}",
+        *(f"{middle[key]:.2f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
+        f"{middle['peak_mib']:.0f}",
         f"{sum(sample['errors'] for sample in row['rounds']):.0f}",
     ]
 
 
-HEAD = ("CPU µs/request", "× limit.c", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
+HEAD = ("CPU µs/request", "x limit.c", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
 NOTE = "† the server's core was not full: the load generator, or waiting for the one request, was the limit."
 
 
@@ -96,8 +91,9 @@ def _steady_cells(row: dict[str, Any]) -> list[str]:
     if not row["rounds"]:
         return [row["name"], f"missing: {row['missing']}", *[""] * 6]
     errors = sum(sample[key] for sample in row["rounds"] for key in ("refused", "broken", "unanswered"))
-    times = (f"{_middle(row, key):.3f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
-    return [row["name"], *times, f"{_middle(row, 'latest_send_ms'):.3f}", f"{_middle(row, 'cpu_us'):.1f}", str(errors)]
+    middle = row["median"]
+    times = (f"{middle[key]:.3f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
+    return [row["name"], *times, f"{middle['latest_send_ms']:.3f}", f"{middle['cpu_us']:.1f}", str(errors)]
 
 
 def _steady_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -112,12 +108,13 @@ def _goal_cells(goal: dict[str, Any]) -> list[str]:
 
 
 def _versions(rows: Iterable[dict[str, Any]]) -> list[str]:
-    seen: dict[str, str] = {}
+    """A line for each set of versions, with the peers that it served."""
+    peers: dict[str, dict[str, None]] = {}
     for row in rows:
         named = ", ".join(f"{name} {version}" for name, version in row["versions"].items() if name != "python")
         if named:
-            seen.setdefault(row["name"], named)
-    return ["Versions:", "", *(f"- {name}: {versions}" for name, versions in seen.items()), ""]
+            peers.setdefault(named, {})[row["name"]] = None
+    return ["Versions:", "", *(f"- {'; '.join(names)}: {versions}" for versions, names in peers.items()), ""]
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -126,7 +123,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# What a webhook request costs, {report['date'][:10]}",
         "",
-        f"`{report['command']}`: {settings['rounds']} rounds of {settings['seconds']} s, medians; "
+        f"`{report['command']}`: rounds: {settings['rounds']}, of {settings['seconds']} s each; "
+        "medians, with the lowest and highest ratio; "
         f"{settings['connections']} connections where not told otherwise.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}"

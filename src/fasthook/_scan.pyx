@@ -430,6 +430,7 @@ cdef class Admitted:
 
     def __cinit__(self):
         self.attempt = 1
+        self._name_at = -1
 
     cdef void _fill(self, const Scan *found, bytes raw) noexcept:
         self.raw = raw

@@ -17,7 +17,7 @@ BODY: Message = {"type": "http.response.body", "body": b""}
 async def app(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    assert scope["type"] == "http"  # served with --lifespan off
+    assert scope["type"] == "http"  # uvicorn takes the refusal of "lifespan" for what it is
     while (await receive()).get("more_body"):
         pass
     await send(START)

@@ -41,7 +41,7 @@ def secret_in(scope: Message) -> bytes:
 
 
 async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-    assert scope["type"] == "http"  # served with --lifespan off
+    assert scope["type"] == "http"  # uvicorn takes the refusal of "lifespan" for what it is
     if scope["path"] != job.PATH or scope["method"] != "POST":
         return await answer(send, 404)
     if not compare_digest(secret_in(scope), SECRET):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -18,8 +19,7 @@ class Constant(asyncio.Protocol):
     """Parses each request to its end, and answers it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._write = transport.write
+        self._write = cast("asyncio.Transport", transport).write
         self._parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:

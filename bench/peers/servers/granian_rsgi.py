@@ -19,7 +19,7 @@ async def handler(update: dict[str, Any]) -> None:
     job.handled(update["update_id"])
 
 
-async def app(scope: Any, protocol: Any) -> None:
+async def app(scope: Any, protocol: Any) -> object:
     if scope.path != job.PATH or scope.method != "POST":
         return protocol.response_empty(404, [])
     if not compare_digest(scope.headers.get(SECRET_HEADER, ""), job.SECRET):

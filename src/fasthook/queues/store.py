@@ -5,6 +5,7 @@ LMDB writes a transaction whole or not at all, and syncs it before `commit` retu
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -51,8 +52,16 @@ class Store:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = lmdb.open(str(directory), map_size=16 << 20, mode=0o600, max_readers=64)
+            self._restore_length()
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"{directory}: cannot be opened: {_words(error)}") from None
+
+    def _restore_length(self) -> None:
+        # A page that is missing behind the end of a cut-off file is a bus error; one of zeros is an error that we see.
+        length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        with (self.directory / "data.mdb").open("r+b") as file:
+            if os.fstat(file.fileno()).st_size < length and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, length)
 
     def close(self) -> None:
         self._env.close()
