@@ -40,6 +40,7 @@ cdef enum:
     LATENCY = 0
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     MAX_CHUNK_DIGITS = 16
+    LAST = 16                  # bytes of a request line that are kept to look at its end
     MAX_LENGTH_DIGITS = 7      # of a Content-Length whose head is remembered
     UNREAD_SECONDS = 30        # for a peer that does not read its answer
     LINGER_SECONDS = 2         # for a peer to read an answer after which the connection is closed
@@ -176,6 +177,9 @@ def find_receiver(app):
 
 # ---------------------------------------------------------------- small readers of bytes
 
+cdef int64_t HUGE = <int64_t>1 << 56
+
+
 cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssize_t size) noexcept:
     """Whether a header's name is this one. Names are tokens, in which setting bit 5 only changes letters."""
     cdef Py_ssize_t i
@@ -208,16 +212,14 @@ def read_headers(headers):
 
 
 cdef int64_t plain_number(const unsigned char *at, Py_ssize_t size) noexcept:
-    """The number that these bytes are, if they are 1 to 18 digits and nothing else; else -1."""
+    """The number that these bytes are, if they are digits and nothing else (2**56 for any above that); else -1."""
     cdef int64_t n = 0
     cdef Py_ssize_t i
-    if not 0 < size <= 18:
-        return -1
     for i in range(size):
         if not c'0' <= at[i] <= c'9':
             return -1
-        n = n * 10 + (at[i] - c'0')
-    return n
+        n = n * 10 + (at[i] - c'0') if n < HUGE else HUGE
+    return (n if n < HUGE else HUGE) if size else -1
 
 
 cdef bint valid_host(bytes host) noexcept:
@@ -276,6 +278,7 @@ cdef Py_ssize_t measure(Meter *m, const unsigned char *at, Py_ssize_t size) noex
                 m.left -= size - i
                 return size
             i += m.left
+            m.left = 0
             m.part = DATA_END
             continue
         b = at[i]
@@ -314,6 +317,9 @@ cdef Py_ssize_t measure(Meter *m, const unsigned char *at, Py_ssize_t size) noex
 cdef struct Facts:  # of a head; all zero at its beginning
     Py_ssize_t size         # bytes
     Py_ssize_t target_size
+    Py_ssize_t line_size    # of the request line, with its CR LF
+    bint line_over          # it has ended
+    unsigned char last[LAST]  # its last bytes, each at its place modulo LAST
     int line_end            # how much of CR LF CR LF the last bytes were
     int headers, hosts, codings, secrets
     int64_t length          # declared, -1: none
@@ -321,7 +327,7 @@ cdef struct Facts:  # of a head; all zero at its beginning
     bint whole              # llhttp has seen the end of the message
     bint genuine
     bint chunked            # the one coding is chunked
-    bint expects, other_expectation, encoded, upgrade
+    bint expects, other_expectation, encoded, upgrade, closing
     bint found              # the target was looked up
 
 
@@ -553,10 +559,32 @@ cdef class HookProtocol:
                 line_end += 1
             else:
                 line_end = 0
+            if not self.facts.line_over:
+                self.request_line(at[i], line_end)
             i += 1
         self.facts.line_end = line_end
         self.facts.size += i
         return i
+
+    cdef inline void request_line(self, unsigned char b, int line_end) noexcept:
+        """Count a byte of the request line; one that is empty doesn't count."""
+        self.facts.last[self.facts.line_size % LAST] = b
+        self.facts.line_size += 1
+        if b == c'\n':
+            self.facts.line_over = self.facts.line_size > 2 or line_end != 2
+            if not self.facts.line_over:
+                self.facts.line_size = 0
+
+    cdef bint plain_request_line(self, Py_ssize_t method) noexcept:
+        """Whether the line is a method, a target and HTTP/d.d with one space between: llhttp takes more than that."""
+        cdef const char *name = b"HTTP/"
+        cdef Py_ssize_t i, size = self.facts.line_size
+        if size != method + self.facts.target_size + 12:
+            return False
+        for i in range(5):
+            if self.facts.last[(size - 10 + i) % LAST] != <unsigned char>name[i]:
+                return False
+        return True
 
     cdef Py_ssize_t body_part(self, const unsigned char *at, Py_ssize_t size) noexcept:
         if self.facts.chunked:
@@ -636,7 +664,7 @@ cdef class HookProtocol:
             return 0
         if self.meter.part == OVERLONG:
             return self.fail(BAD_REQUEST)
-        if self.meter.extra > self.edge.max_head:
+        if self.facts.size + self.meter.extra > self.edge.max_head or self.facts.headers > self.edge.max_headers:
             return self.fail(HEAD_TOO_LARGE)
         if self.dropped > self.edge.gate.max_body:
             if self.keeps:
@@ -670,9 +698,12 @@ cdef class HookProtocol:
     def on_header(self, bytes name, bytes value):
         cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(name)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
-        if self.facts.complete or self.replaying:
-            return  # a trailer
+        if self.replaying:
+            return
         self.facts.headers += 1
+        if self.facts.complete:
+            return  # a trailer
+        value = value.strip(b" \t")
         if size == 4:
             if same_name(at, b"host", 4):
                 self.facts.hosts += 1
@@ -683,6 +714,9 @@ cdef class HookProtocol:
                     self.facts.expects = True
                 else:
                     self.facts.other_expectation = True
+        elif size == 10:
+            if same_name(at, b"connection", 10):
+                self.facts.closing |= b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
         elif size == 14:
             if same_name(at, b"content-length", 14):
                 self.facts.length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
@@ -710,7 +744,10 @@ cdef class HookProtocol:
                 )
 
     def on_headers_complete(self):
-        self.facts.complete = True
+        if not self.replaying:
+            self.facts.complete = True
+            # llhttp forgets it with the end of the message, and lets keep-alive win over close in HTTP/1.0
+            self.keep_alive = self.parser.should_keep_alive() and not self.facts.closing
 
     def on_body(self, bytes part):
         if not self.keeps:
@@ -741,7 +778,6 @@ cdef class HookProtocol:
         cdef int refused
         self.http10 = version == "1.0"
         self.bare = method == b"HEAD"
-        self.keep_alive = self.parser.should_keep_alive()
         if facts.expects and self.http10:
             facts.expects = False  # RFC 9110, section 10.1.1
         self.find_route()
@@ -766,8 +802,10 @@ cdef class HookProtocol:
     cdef int check(self, str version, bytes method) except -1:
         """What llhttp lets through and HTTP does not, or we do not; 0 if there is nothing."""
         cdef Facts *facts = &self.facts
+        if version == "0.9" or not self.plain_request_line(PyBytes_GET_SIZE(method)):
+            return BAD_REQUEST
         if version != "1.1" and not self.http10:
-            return BAD_REQUEST if version == "0.9" else BAD_VERSION
+            return BAD_VERSION
         if facts.headers > self.edge.max_headers:
             return HEAD_TOO_LARGE
         if facts.codings > 1 or (facts.codings == 1 and (not facts.chunked or self.http10 or facts.length >= 0)):

@@ -104,7 +104,7 @@ class Dispatcher:
         self._awake = 0  # runners that will look at the ready lanes by themselves
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
-        self._stopped = False
+        self._stopped = True  # until `start`, and again from the end of a drain
         self._hurried = False
         self._empty: asyncio.Event = asyncio.Event()
         self._reaper: asyncio.TimerHandle | None = None
@@ -113,6 +113,7 @@ class Dispatcher:
         """Begin to handle what is submitted, in the running loop."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
+        self._stopped = False
         self._reap()
         self._wake()
 
@@ -175,12 +176,23 @@ class Dispatcher:
     async def _run(self, runner: _Runner) -> None:
         try:
             while await self._work(runner) and self._parked is None and not self._stopped:
-                self._parked = self._loop.create_future()
-                await self._parked
+                await self._park()
         finally:
             self._runners.discard(runner)
             if not self._awake:
                 self._wake()
+
+    async def _park(self) -> None:
+        """Wait, idle, until there is something ready."""
+        self._parked = parked = self._loop.create_future()
+        try:
+            await parked
+        except asyncio.CancelledError:  # by the end of the loop: nobody may count on this runner
+            if self._parked is parked:
+                self._parked = None
+            else:
+                self._awake -= 1
+            raise
 
     async def _work(self, runner: _Runner) -> bool:
         """Handle what is ready. False: this runner's task is not fit for another update."""

@@ -54,11 +54,11 @@ class StateDir:
     def ring(self, capacity: int, limit: int) -> DedupRing:
         """The duplicates known from the last run, in a mapped file; what a dead process had in flight is released."""
         path = self.path / "ring"
-        known = self._known(path, capacity, limit)
         try:
+            known = self._known(path, capacity, limit)
             ring = self._map(path, capacity, limit)
         except OSError as error:
-            raise StateError(f"{path}: cannot be written: {error.strerror}; set --state-dir") from None
+            raise StateError(f"{path}: cannot be used: {error.strerror}; set --state-dir") from None
         for bot, update_id in known:
             ring.claim(bot, update_id)
             ring.settle(bot, update_id)

@@ -43,7 +43,10 @@ class DeadLetter:
     def unpack(cls, record: bytes) -> DeadLetter:
         """ValueError: not a dead letter."""
         head, _, raw = record.partition(b"\n")
-        return cls(raw=raw, **orjson.loads(head))
+        try:
+            return cls(raw=raw, **orjson.loads(head))
+        except TypeError as error:
+            raise ValueError(f"not a dead letter: {error}") from None
 
 
 class DeadLetters:

@@ -66,6 +66,13 @@ class Store:
     def close(self) -> None:
         self._env.close()
 
+    def _begin(self, *, write: bool = False) -> lmdb.Transaction:
+        try:
+            return self._env.begin(write=write)
+        except lmdb.MapResizedError:
+            self._env.set_mapsize(0)  # another process made it larger: take over its size
+            return self._env.begin(write=write)
+
     def append(self, records: Iterable[bytes], *, replace: bool = False) -> None:
         """Write all records behind the last one (or instead of all there are) in one transaction, on disk at return.
 
@@ -80,13 +87,11 @@ class Store:
                     return
                 except lmdb.MapFullError:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2 + needed)
-                except lmdb.MapResizedError:
-                    self._env.set_mapsize(0)  # another process made it larger: take over its size
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"{self.directory}: cannot be written: {_words(error)}") from None
 
     def _write(self, batch: list[bytes], replace: bool) -> None:
-        with self._env.begin(write=True) as txn:
+        with self._begin(write=True) as txn:
             if replace:
                 txn.drop(self._env.open_db(), delete=False)
             with txn.cursor() as cursor:
@@ -98,7 +103,7 @@ class Store:
     def delete(self, numbers: Iterable[int]) -> None:
         """Remove records. StoreError: none was removed."""
         try:
-            with self._env.begin(write=True) as txn:
+            with self._begin(write=True) as txn:
                 for number in numbers:
                     txn.delete(_KEY.pack(number))
         except (OSError, lmdb.Error) as error:
@@ -107,14 +112,14 @@ class Store:
     def items(self) -> Iterator[tuple[int, bytes]]:
         """Each number and its record, oldest first. StoreError: the file is damaged."""
         try:
-            with self._env.begin() as txn, txn.cursor() as cursor:
+            with self._begin() as txn, txn.cursor() as cursor:
                 for key, record in cursor:
-                    yield _KEY.unpack(key)[0], record
+                    yield _KEY.unpack(key)[0], bytes(record)
         except (OSError, lmdb.Error, struct.error) as error:
             raise StoreError(f"{self.directory}: cannot be read: {_words(error)}") from None
 
     def __len__(self) -> int:
-        with self._env.begin() as txn:
+        with self._begin() as txn:
             return int(txn.stat()["entries"])
 
 
