@@ -21,10 +21,12 @@ from typing import Any
 from bench.peers import traffic
 from bench.peers.catalog import LIMIT, Peer
 from bench.peers.install import ROOT, build, last_line
-from bench.peers.process import LOAD_CORE, Server, ServerError, on_core, serving
+from bench.peers.process import LOAD_CORE, Server, ServerError, machine_cpu_seconds, on_core, serving
 
 WARM_UP = 1  # seconds
 WARM_UP_IDS, MEASURED_IDS = 100_000_000, 200_000_000  # first ids; nine digits each, and never the same id twice
+
+SOUND = 0.001  # the share of errors up to which a round says what answering costs; refusing is cheaper
 
 Sample = dict[str, float]  # what README.md calls a round
 
@@ -37,6 +39,10 @@ class Series:
     connections: int
     missing: str | None = None
     rounds: list[Sample] = field(default_factory=list)
+
+    def sound(self) -> list[Sample]:
+        """The rounds in which requests were answered, not refused or dropped."""
+        return [sample for sample in self.rounds if sample["errors"] <= SOUND * sample["requests"]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,15 @@ def _send(server: Server, first: int, load: Load) -> Sample:
     if done.returncode:
         raise ServerError(f"{command[0].rpartition('/')[2]}: {last_line(done.stderr)}")
     report: Sample = json.loads(last_line(done.stdout))
+    if load.rate:
+        report["errors"] = report["refused"] + report["broken"] + report["unanswered"]
     return report
+
+
+def _others(server: Server) -> float:
+    """CPU seconds that neither the server nor what we started and waited for (the load generator) used."""
+    load = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return machine_cpu_seconds() - server.cpu_seconds() - load.ru_utime - load.ru_stime
 
 
 def measure(peer: Peer, load: Load) -> Sample:
@@ -96,8 +110,9 @@ def measure(peer: Peer, load: Load) -> Sample:
     with serving(peer) as server:
         _send(server, WARM_UP_IDS, Load(WARM_UP, load.connections, load.rate))
         server.settle()
-        before = server.cpu_seconds()
+        before, others_before = server.cpu_seconds(), _others(server)
         report = _send(server, MEASURED_IDS, load)
+        others = _others(server) - others_before
         server.settle()
         cpu = server.cpu_seconds() - before
         if not report["requests"]:
@@ -107,6 +122,7 @@ def measure(peer: Peer, load: Load) -> Sample:
             "cpu_us": cpu / report["requests"] * 1e6,
             "rps": report["requests"] / seconds,
             "busy": cpu / seconds,
+            "others": max(0.0, others / seconds),
             "peak_mib": server.peak_mib(),
         }
 
@@ -139,7 +155,8 @@ def run(peers: Sequence[Peer], load: Load, rounds: int, tell: Callable[[str], No
 
 
 def _in_short(sample: Sample) -> str:
-    return f"{sample['cpu_us']:.1f} µs, {sample['ratio']:.2f} x limit.c, {sample['rps']:.0f}/s"
+    errors = f", {sample['errors']:.0f} errors" if sample["errors"] else ""
+    return f"{sample['cpu_us']:.1f} µs, {sample['ratio']:.2f} x limit.c, {sample['rps']:.0f}/s{errors}"
 
 
 def to_stderr(line: str) -> None:
@@ -151,11 +168,13 @@ def as_json(row: Series) -> dict[str, Any]:
     """A row as the JSON report has it."""
     usable = row.peer.needs.missing() is None
     keys = row.rounds[0].keys() - {"round"} if row.rounds else ()
+    counted = row.sound() or row.rounds
     return {
         "name": row.peer.name,
         "connections": row.connections,
         "versions": row.peer.needs.versions() if usable else {},
         "missing": row.missing,
-        "median": {key: median(sample[key] for sample in row.rounds) for key in sorted(keys)},
+        "median": {key: median(sample[key] for sample in counted) for key in sorted(keys)},
         "rounds": row.rounds,
+        "unsound": len(row.rounds) - len(row.sound()),
     }

@@ -96,6 +96,12 @@ def _peak_kib(pid: int) -> int:
     return 0
 
 
+def machine_cpu_seconds() -> float:
+    """What all processes of this machine used of its cores, and what other machines took of them (steal)."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

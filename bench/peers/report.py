@@ -7,11 +7,12 @@ import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.peers.goals import STEADY_RATE, Goal
 from bench.peers.install import Program
-from bench.peers.measure import Series, as_json
+from bench.peers.measure import SOUND, Series, as_json
 
 SCHEMA = 1
 NOT_FULL = 0.9  # of its core; below it the load generator or the waiting was the limit, not the server
@@ -53,9 +54,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _ratio(row: dict[str, Any]) -> str:
-    ratios = [sample["ratio"] for sample in row["rounds"]]
+    sound = [sample["ratio"] for sample in row["rounds"] if sample["errors"] <= SOUND * sample["requests"]]
+    ratios = sound or [sample["ratio"] for sample in row["rounds"]]
     middle, low, high = row["median"]["ratio"], min(ratios), max(ratios)
     return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _errors(row: dict[str, Any]) -> str:
+    mark = f" ‡{row['unsound']}" if row["unsound"] else ""
+    return f"{sum(sample['errors'] for sample in row['rounds']):,.0f}{mark}"
 
 
 def _cells(row: dict[str, Any], first: str) -> list[str]:
@@ -70,30 +77,46 @@ def _cells(row: dict[str, Any], first: str) -> list[str]:
         f"{middle['rps']:,.0f}{mark}",
         *(f"{middle[key]:.2f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
         f"{middle['peak_mib']:.0f}",
-        f"{sum(sample['errors'] for sample in row['rounds']):.0f}",
+        _errors(row),
     ]
 
 
 HEAD = ("CPU µs/request", "x limit.c", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
-NOTE = "† the server's core was not full: the load generator, or waiting for the one request, was the limit."
+NOTES = (
+    "† the server's core was not full: the load generator, waiting for the one request, or a neighbour was the limit.",
+    "‡ so many rounds had over 0.1% errors; the medians are without them, if there are others.",
+)
+CROWD = 0.1  # cores
+
+
+def _crowd(report: dict[str, Any]) -> list[str]:
+    """A warning, if the machine had other things to do."""
+    parts = (report.get(name, ()) for name in ("rows", "sweep", "steady"))
+    others = [sample["others"] for rows in parts for row in rows for sample in row["rounds"]]
+    if not others or median(others) < CROWD:
+        return []
+    return [
+        f"**The machine was busy**: other programs used {median(others):.1f} cores (at most {max(others):.1f}). "
+        "Ratios are rough, requests/s too low, latencies too high.",
+        "",
+    ]
 
 
 def _main_table(rows: list[dict[str, Any]]) -> list[str]:
-    return [*_table(("peer", *HEAD), (_cells(row, row["name"]) for row in rows)), NOTE, ""]
+    return _table(("peer", *HEAD), (_cells(row, row["name"]) for row in rows))
 
 
 def _sweep_table(rows: list[dict[str, Any]]) -> list[str]:
     named = (_cells(row, f"{row['name']}, {row['connections']:,}") for row in rows)
-    return ["## From 1 to 2,000 connections", "", *_table(("peer, connections", *HEAD), named), NOTE, ""]
+    return ["## From 1 to 2,000 connections", "", *_table(("peer, connections", *HEAD), named)]
 
 
 def _steady_cells(row: dict[str, Any]) -> list[str]:
     if not row["rounds"]:
         return [row["name"], f"missing: {row['missing']}", *[""] * 6]
-    errors = sum(sample[key] for sample in row["rounds"] for key in ("refused", "broken", "unanswered"))
     middle = row["median"]
     times = (f"{middle[key]:.3f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms"))
-    return [row["name"], *times, f"{middle['latest_send_ms']:.3f}", f"{middle['cpu_us']:.1f}", str(errors)]
+    return [row["name"], *times, f"{middle['latest_send_ms']:.3f}", f"{middle['cpu_us']:.1f}", _errors(row)]
 
 
 def _steady_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -131,10 +154,12 @@ def markdown(report: dict[str, Any]) -> str:
         + (f", wrk {machine['wrk']}" if "wrk" in machine else ""),
         "",
     ]
+    lines += _crowd(report)
     tables = {"rows": _main_table, "sweep": _sweep_table, "steady": _steady_table}
     parts = [name for name in tables if name in report]
     for name in parts:
         lines += tables[name](report[name])
+    lines += [part for note in NOTES if any(note[0] in line for line in lines) for part in (note, "")]
     lines += ["## Goals", "", *_table(("goal", "measured", "bound", ""), map(_goal_cells, report["goals"]))]
     lines += _versions(row for name in parts for row in report[name])
     return "\n".join(lines)

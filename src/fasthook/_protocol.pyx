@@ -35,6 +35,8 @@ _Parser = httptools.HttpRequestParser
 #: from the last byte of a request to its response.
 EDGE_COUNTERS = ("connections", "received_bytes", "sent_bytes", "disconnects", "timeouts")
 
+cdef double TLS_LINGER_SECONDS = 0.25
+
 cdef enum:
     CONNECTIONS, RECEIVED, SENT, DISCONNECTS, TIMEOUTS, N_EDGE
     LATENCY = 0
@@ -950,8 +952,11 @@ cdef class HookProtocol:
         """Shut down our side, so that the peer reads the answer before it meets a reset; close when it has, or soon."""
         self.ahead = None
         self.enter(LINGER)
-        if self.ended or not self.transport.can_write_eof():
+        if self.ended:
             self.close()
+            return 0
+        if not self.transport.can_write_eof():  # TLS: no half-closed connections, so its close has to wait
+            self.loop.call_later(TLS_LINGER_SECONDS, self.transport.close)
             return 0
         self.transport.write_eof()
         if self.paused:
