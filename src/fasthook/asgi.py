@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic_ns, time
 from typing import Any
 
@@ -57,9 +58,8 @@ class Hook:
         self.settings = settings
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
         self._checks_address = settings.allow_ip is not None or settings.trusted_proxy is not None
-        self._answers: dict[Verdict, tuple[Message, Message]] = {}
-        self._starting: asyncio.Lock | None = None
-        self._until_loop_ends: AsyncGenerator[None, None] | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,20 +113,24 @@ class Hook:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start_late(self) -> None:
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
-            if not self.receiver.running:
-                await self.receiver.start()
-                self._until_loop_ends = self._stop_with_loop()
-                await anext(self._until_loop_ends)
+        if self._started is None:
+            loop = asyncio.get_running_loop()
+            self._started = loop.create_future()
+            keeping = self._keep(self._started)
+            self._keeper = loop.create_task(keeping, context=contextvars.Context())  # not that of this request
+        await asyncio.shield(self._started)
 
-    async def _stop_with_loop(self) -> AsyncGenerator[None, None]:
-        # A loop that ends in order closes the asynchronous generators that began in it: our only sign here.
+    async def _keep(self, started: asyncio.Future[None]) -> None:
+        """Start, and stop with the loop: one that ends in order cancels its tasks first, which is our only sign."""
         try:
-            yield
+            await self.receiver.start()
+            started.set_result(None)
+            await asyncio.get_running_loop().create_future()
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
         finally:
-            self._starting = self._until_loop_ends = None
+            self._started = self._keeper = None
             await self.receiver.stop()
 
     # ------------------------------------------------------------ a request
@@ -183,17 +187,12 @@ class Hook:
         return waiter
 
     def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages that answer a request; those of each verdict are made once."""
-        known = self._answers.get(verdict)
-        if known is None:
-            start = {"type": "http.response.start", "status": verdict.status, "headers": verdict.headers}
-            known = self._answers[verdict] = start, {"type": "http.response.body", "body": verdict.body}
+        """The two messages that answer a request, its own: a middleware may add to them."""
+        headers = [*verdict.headers]
         if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
-            headers = [pair for pair in verdict.headers if pair[0] != b"connection"]  # RFC 9113, section 8.2.2
-            known = {**known[0], "headers": headers}, known[1]
-        if scope["method"] == "HEAD":
-            known = known[0], {"type": "http.response.body"}
-        return known
+            headers = [pair for pair in headers if pair[0] != b"connection"]  # RFC 9113, section 8.2.2
+        start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
+        return start, {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
 
 
 class _Waiter:
