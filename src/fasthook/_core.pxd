@@ -1,9 +1,12 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from fasthook._scan cimport Admitted, Scan
+
 cdef enum Code:  # the verdicts, in the order of the table VERDICTS in _core.pyx
     ACCEPTED, DUPLICATE, IN_FLIGHT, FLOOD, INVALID
     NOT_FOUND, BAD_METHOD, TOO_LARGE, UNAUTHORIZED, THROTTLED, BUSY, DRAINING
     FORBIDDEN, BAD_REQUEST, BAD_VERSION, TARGET_TOO_LONG, HEAD_TOO_LARGE, TUNNEL, EXPECTATION, ENCODED, TIMEOUT, CROWDED
+    FAILED
     N_CODES
 
 cdef enum Claim:
@@ -79,12 +82,16 @@ cdef class Gate:
     cdef readonly TokenBuckets chats
     cdef readonly int64_t max_body
     cdef public bint draining
+    cdef public bint joins_running
+    cdef public bint joins_done
     cdef readonly int64_t generation
     cdef dict _routes
     cdef Py_ssize_t _rows
     cdef type _update
     cdef void _count(self, Py_ssize_t row, int code) noexcept
     cdef Route _find(self, bytes path)
+    cdef object _redelivered(self, Route route, const Scan *found, bytes raw, double wall, int code)
+    cdef Admitted _admitted(self, Route route, const Scan *found, bytes raw, double wall)
     cdef object _judge(self, Route route, bint post, int64_t length, bint genuine, object caller, int64_t now)
     cpdef object head(self, bytes path, bint post, int64_t length, bytes secret, object caller, int64_t now)
     cpdef object body(self, Route route, bytes raw, double wall, int64_t now)

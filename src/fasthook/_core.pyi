@@ -54,7 +54,7 @@ class Stats(Block):
 
 @final
 class Verdict:
-    def __init__(self, code: int, retry_after: int = 0) -> None: ...
+    def __init__(self, code: int, retry_after: int = 0, json: bytes | None = None) -> None: ...
     @property
     def code(self) -> int: ...
     @property
@@ -86,6 +86,8 @@ class Route:
 
 class Gate:
     draining: bool
+    joins_running: bool
+    joins_done: bool
     def __init__(
         self,
         ring: DedupRing,

@@ -521,6 +521,7 @@ VERDICTS = (
     ("encoded", 415, b"Unsupported Media Type", False, b"the body must come without a content-encoding\n"),
     ("timeout", 408, b"Request Timeout", True, b"the request did not come in time\n"),
     ("crowded", 503, b"Service Unavailable", True, b"too many connections\n"),
+    ("failed", 500, b"Internal Server Error", False, b"the handler failed\n"),
 )
 
 #: A verdict's code, by its name.
@@ -541,11 +542,12 @@ for _i in range(N_KINDS):
 cdef class Verdict:
     """An answer of the gate: its name, the status, and the whole response as bytes made in advance."""
 
-    def __init__(self, code: int, retry_after: int = 0):
+    def __init__(self, code: int, retry_after: int = 0, json: bytes | None = None):
         name, status, _, closes, body = VERDICTS[code]
+        body = body if json is None else json
         headers = [(b"content-length", b"%d" % len(body))]
         if body:
-            headers.append((b"content-type", b"text/plain"))
+            headers.append((b"content-type", b"text/plain" if json is None else b"application/json"))
         if status == 405:
             headers.append((b"allow", b"POST"))
         if retry_after:
@@ -705,11 +707,12 @@ cdef class Gate:
     cpdef object body(self, Route route, bytes raw, double wall, int64_t now):
         """What the body decides: a Verdict, or the admitted update, in flight until it is settled or released.
 
+        With `joins_running` (`joins_done`) an update that is in flight (done) already is given too, its `redelivery` set.
+
         `wall`: seconds since the epoch, for `received_at`. `now`: monotonic ns.
         """
         cdef Scan found
         cdef Claim claim
-        cdef Admitted update
         if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
             return self.refuse(route, INVALID)
         claim = self.ring._claim(route.bot_id, found.update_id)
@@ -725,17 +728,26 @@ cdef class Gate:
                 return self.refuse(route, FLOOD)
             self._count(route.row, ACCEPTED)
             self._count(route.row, N_CODES + found.kind)
-            update = <Admitted>self._update.__new__(self._update)
-            update._fill(&found, raw)
-            update.bot_id = route.bot_id
-            update.received_at = wall
-            return update
+            return self._admitted(route, &found, raw, wall)
         if claim == CLAIM_DONE:
-            return self.refuse(route, DUPLICATE)
+            return self._redelivered(route, &found, raw, wall, DUPLICATE) if self.joins_done else self.refuse(route, DUPLICATE)
         if claim == CLAIM_IN_FLIGHT:
-            return self.refuse(route, IN_FLIGHT)
+            return self._redelivered(route, &found, raw, wall, IN_FLIGHT) if self.joins_running else self.refuse(route, IN_FLIGHT)
         self._count(route.row, BUSY)
         return _busy[found.kind]
+
+    cdef Admitted _admitted(self, Route route, const Scan *found, bytes raw, double wall):
+        cdef Admitted update = <Admitted>self._update.__new__(self._update)
+        update._fill(found, raw)
+        update.bot_id = route.bot_id
+        update.received_at = wall
+        return update
+
+    cdef object _redelivered(self, Route route, const Scan *found, bytes raw, double wall, int code):
+        cdef Admitted update = self._admitted(route, found, raw, wall)
+        self._count(route.row, code)
+        update.redelivery = True
+        return update
 
     def settle(self, update: Admitted) -> bool:
         """The update is done with: its id is a duplicate from now on. False if it was not in flight."""

@@ -15,6 +15,7 @@ from fasthook._core cimport (
     BAD_REQUEST, BAD_VERSION, CROWDED, ENCODED, EXPECTATION, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG,
     TIMEOUT, TOO_LARGE, TUNNEL, Gate, Route, Stats, Verdict,
 )
+from fasthook._scan cimport Admitted
 
 import asyncio
 import logging
@@ -854,7 +855,8 @@ cdef class HookProtocol:
             try:
                 result = self.edge.accept(update, self)
             except BaseException:
-                self.edge.gate.release(update)
+                if not (<Admitted>update).redelivery:
+                    self.edge.gate.release(update)
                 raise
             if result is None:
                 return 0

@@ -25,6 +25,7 @@ cdef class Admitted:
     cdef readonly double received_at
     cdef readonly bytes raw
     cdef public int attempt
+    cdef public bint redelivery
     cdef public object state
     cdef int64_t _chat_id
     cdef int64_t _user_id

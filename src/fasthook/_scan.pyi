@@ -9,6 +9,7 @@ def restore(cls: type[_A], raw: bytes, bot_id: int, received_at: float, attempt:
 
 class Admitted:
     attempt: int
+    redelivery: bool
     state: Any
     @property
     def update_id(self) -> int: ...

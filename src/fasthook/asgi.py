@@ -177,7 +177,8 @@ class Hook:
             try:
                 return receiver.accept(result, waiter) or waiter
             except BaseException:
-                gate.release(result)
+                if not result.redelivery:
+                    gate.release(result)
                 raise
         assert isinstance(result, Verdict)
         if result.code != _INVALID:

@@ -27,6 +27,28 @@ class StateError(Exception):
     """A state directory that cannot be used: one line that says why and what to do."""
 
 
+class Lock:
+    """A file that one process at a time holds, with its number in it. `what` it stands for.
+
+    StateError: another process holds it; it is named. OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._file = path.open("a+b")
+        if not _lock(self._file):
+            self._file.seek(0)
+            owner = self._file.read(32).decode("ascii", "replace").strip() or "unknown"
+            self._file.close()
+            raise StateError(f"{what} is in use by process {owner}; stop it")
+        self._file.truncate(0)
+        self._file.write(b"%d\n" % os.getpid())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give it up. The file stays: to remove it would let two owners in."""
+        self._file.close()
+
+
 class StateDir:
     """A directory that one process at a time owns. StateError: it cannot be written, or another process has it."""
 
@@ -35,21 +57,13 @@ class StateDir:
         self._ring_map: mmap.mmap | None = None
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (path / "lock").open("a+b")
+            self._lock = Lock(path / "lock", f"the state directory {path}")
+        except StateError as error:
+            raise StateError(f"{error}, or set another --state-dir") from None
         except OSError as error:
             raise StateError(
                 f"the state directory {path} cannot be written: {error.strerror}; set --state-dir"
             ) from None
-        if not _lock(self._lock):
-            self._lock.seek(0)
-            owner = self._lock.read(32).decode("ascii", "replace").strip() or "unknown"
-            self._lock.close()
-            raise StateError(
-                f"the state directory {path} is in use by process {owner}; stop it, or set another --state-dir"
-            )
-        self._lock.truncate(0)
-        self._lock.write(b"%d\n" % os.getpid())
-        self._lock.flush()
 
     def ring(self, capacity: int, limit: int) -> DedupRing:
         """The duplicates known from the last run, in a mapped file; what a dead process had in flight is released."""
@@ -96,7 +110,7 @@ class StateDir:
         return DedupRing(capacity, limit, buffer=self._ring_map)
 
     def close(self) -> None:
-        """Give the directory up. The file of the lock stays: to remove it would let two owners in."""
+        """Give the directory up."""
         self._lock.close()
 
 

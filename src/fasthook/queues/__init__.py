@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from fasthook._core import Verdict
+    from fasthook.settings import Settings
     from fasthook.update import Update
 
 
@@ -25,13 +26,17 @@ class Delivery:
         return f"<Delivery {self.update!r}>"
 
 
-class Waiter(Protocol):
-    """Who waits for an answer: a connection, or a request of the ASGI door."""
+class Outcome(enum.Enum):
+    """What became of an update that was put."""
 
-    def answer(self, verdict: Verdict) -> None: ...
+    SAFE = enum.auto()
+    KNOWN = enum.auto()  # it was put before, and not taken again
+    FULL = enum.auto()  # it was not taken: there is no room, or the queue cannot be written
 
 
 Deliver = Callable[[Delivery], None]
+Redeliver = Callable[[Delivery], bool]
+Answered = Callable[["Update", Outcome], None]
 
 
 class QueueError(Exception):
@@ -46,20 +51,25 @@ class Queue(Protocol):
         """Updates accepted and not settled."""
         ...
 
-    async def open(self, deliver: Deliver, wanted: Callable[[Update], bool]) -> int:
-        """Give what waited since the last stop to `deliver`, in order, and from now on what is put.
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot be written, while it cannot."""
+        ...
 
-        `wanted` claims an update's id; one that it refuses was settled already. How many were delivered.
-        QueueError: the queue cannot be used.
+    async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
+        """Give what waits from before to `redeliver`, in order, and what is put from now on to `deliver`.
+
+        `redeliver` says whether the update was still to be handled. `answered` is told what became of an update for
+        which `put` said False. How many wait from before. QueueError: the queue cannot be used.
         """
         ...
 
-    def put(self, update: Update, waiter: Waiter) -> bool:
-        """Take an update. True: it is safe now. False: the waiter will be answered."""
+    def put(self, update: Update) -> bool:
+        """Take an update. True: it is safe now. False: `answered` will be called."""
         ...
 
-    def settle(self, delivery: Delivery) -> None:
-        """Forget an update that was handled or is a dead letter."""
+    def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
+        """Take out an update that was handled or is a dead letter. `forget`: take out its id too."""
         ...
 
     async def close(self, left: Iterable[Delivery]) -> int:
@@ -67,10 +77,20 @@ class Queue(Protocol):
         ...
 
 
-def open_queue(url: str, state_dir: Path) -> Queue:
-    """The queue that `url` names (`memory:`), not open yet. ValueError: no such kind of queue."""
-    if url == "memory:":
+def open_queue(settings: Settings) -> Queue:
+    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. ValueError: no such kind of queue."""
+    kind, _, place = settings.queue.partition(":")
+    if kind == "memory":
         from fasthook.queues.memory import MemoryQueue
 
-        return MemoryQueue(state_dir / "spill")
-    raise ValueError(f"no queue is named by {url!r}")
+        return MemoryQueue(settings.state_dir / "spill")
+    if kind == "journal":
+        from fasthook.queues.journal import JournalQueue
+
+        return JournalQueue(
+            Path(place),
+            window=settings.queue_size,
+            remember=settings.dedup_size,
+            limit=settings.journal_max,
+        )
+    raise ValueError(f"no queue is named by {settings.queue!r}")

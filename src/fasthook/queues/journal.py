@@ -1,26 +1,29 @@
 """`journal:DIR`: updates wait on local disk. What was acknowledged survives a `kill -9` and a power cut.
 
-An LMDB file with two tables: `waiting`, in the order of arrival, and `ids`, the known (bot, update_id), each with the
-number it got on arrival. Updates that come while a commit is under way go into the next one. The loop's thread fills
-a transaction, the writer's thread commits it, so the interpreter is free while the disk works. LMDB's own lock file is
-not used: it ties a transaction to one thread, and the directory's lock says already that nobody else is here.
+An LMDB file with three tables: `waiting`, in the order of arrival; `ids`, the known (bot, update_id), each with the
+number it got on arrival; `done`, the numbers of handled updates, oldest first, so that their ids can be forgotten.
+Updates that come while a commit is under way go into the next one. The loop's thread fills a transaction, the writer's
+thread commits it, so the loop goes on while the disk works. LMDB's own lock file is not used: it would tie a
+transaction to one thread, and the journal's lock says already that nobody else is here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import logging
+import os
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from fasthook.queues import Answered, Deliver, Delivery, Outcome, QueueError, Waiter
+from fasthook.queues import Answered, Deliver, Delivery, Outcome, QueueError, Redeliver
 from fasthook.queues.store import pack_update, set_aside, unpack_update
 from fasthook.state import Lock, StateError
 from fasthook.update import Update
@@ -31,14 +34,16 @@ _FORMAT = b"1"
 _NUMBER = struct.Struct(">Q")
 _ID = struct.Struct(">qQ")
 _BATCH = 1000  # updates in one commit
-_FIRST_SIZE = 16 << 20
+_FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
+_SPARE = 4 << 20  # bytes beyond the limit, so that what was handled can be taken out of a full journal
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
+_AGAIN = 1.0  # seconds between tries to write while it fails
 
 
 class Journal:
-    """The tables of a journal. Made by one process for itself; `readonly` looks at one that nobody serves.
+    """The tables. One process at a time has them.
 
-    QueueError: it cannot be opened; a damaged or newer file is left as it is, or set aside under a name that is told.
+    A damaged file is set aside under a name that the log tells, and an empty one begun. QueueError: one line.
     """
 
     def __init__(self, directory: Path, limit: int = 1 << 30) -> None:
@@ -47,8 +52,10 @@ class Journal:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(directory / "owner", f"the journal {directory}")
-        except (OSError, StateError) as error:
-            raise QueueError(str(error) if isinstance(error, StateError) else _cannot(directory, error)) from None
+        except StateError as error:
+            raise QueueError(f"{error}, or set another --queue") from None
+        except OSError as error:
+            raise QueueError(_cannot(directory, error)) from None
         try:
             self._open()
         except BaseException:
@@ -56,34 +63,40 @@ class Journal:
             raise
 
     def _open(self) -> None:
+        file = self.directory / "data.mdb"
         try:
-            self._open_tables()
+            self._open_tables(file)
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
-            file = set_aside(self.directory / "data.mdb")
-            log.error("the journal %s is damaged (%s): it is kept as %s, and an empty one is begun", self.directory, error, file)
-            self._open_tables()
+            aside = set_aside(file)
+            log.error("the journal %s is damaged (%s): it is kept as %s, and begun anew", self.directory, error, aside)
+            self._open_tables(file)
         except (OSError, lmdb.Error) as error:
             raise QueueError(_cannot(self.directory, error)) from None
 
-    def _open_tables(self) -> None:
-        size = max(_FIRST_SIZE, _size_of(self.directory / "data.mdb"))
-        self.env = lmdb.open(str(self.directory), map_size=size, max_dbs=3, mode=0o600, lock=False)
+    def _open_tables(self, file: Path) -> None:
+        size = file.stat().st_size if file.exists() else 0
+        self.env = lmdb.open(
+            str(self.directory), map_size=max(_FIRST_SIZE, size), max_dbs=4, mode=0o600, lock=False, readahead=False
+        )
         try:
+            _whole(self.env, file)
             meta = self.env.open_db(b"meta")
             self.waiting = self.env.open_db(b"waiting")
             self.ids = self.env.open_db(b"ids")
+            self.done = self.env.open_db(b"done")
             with self.env.begin(write=True) as txn:
-                version = txn.get(b"format", db=meta) or _FORMAT
-                if version == _FORMAT:
+                version = txn.get(b"format", db=meta)
+                if version is None:
                     txn.put(b"format", _FORMAT, db=meta)
-            if version != _FORMAT:
-                raise QueueError(
-                    f"the journal {self.directory} has format {version.decode('ascii', 'replace')}, made by a newer "
-                    f"fasthook: use that one, or set another --queue"
-                )
+                elif version != _FORMAT:
+                    raise QueueError(
+                        f"the journal {self.directory} is of a newer fasthook (format {version.decode('latin-1')}): "
+                        "use that one, or set another --queue"
+                    )
         except BaseException:
             self.env.close()
             raise
+        _sync_directory(self.directory)
 
     def close(self) -> None:
         self.env.close()
@@ -96,213 +109,217 @@ class Journal:
                 for key, record in cursor:
                     yield _NUMBER.unpack(key)[0], record
 
-    def last_number(self) -> int:
-        """The highest number ever given that is still known."""
+    def counts(self) -> tuple[int, int, int]:
+        """How many updates wait, how many handled ones are known, and the highest number that was given."""
         highest = 0
-        with self.env.begin(db=self.waiting) as txn, txn.cursor() as cursor:
-            if cursor.last():
-                highest = _NUMBER.unpack(cursor.key())[0]
-        return max([highest, *(number for number, _ in self.known())])
+        with self.env.begin() as txn:
+            for table in (self.waiting, self.done):
+                with txn.cursor(db=table) as cursor:
+                    if cursor.last():
+                        highest = max(highest, _NUMBER.unpack(cursor.key())[0])
+            return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
 
-    def known(self) -> list[tuple[int, bytes]]:
-        """The known ids, in the order of arrival: the number and the key."""
-        with self.env.begin(db=self.ids) as txn, txn.cursor() as cursor:
-            return sorted((_NUMBER.unpack(number)[0], key) for key, number in cursor)
-
-    def grow(self) -> bool:
-        """Make the file's limit twice as large; False if it is as large as it may be."""
+    def grow(self, *, spare: bool) -> bool:
+        """Make the map larger; False if it is as large as it may be. `spare`: only to take something out."""
         size = self.env.info()["map_size"]
-        if size >= self.limit:
-            return False
-        self.env.set_mapsize(min(self.limit, size * 2))
-        return True
+        if size < self.limit:
+            self.env.set_mapsize(min(self.limit, size * 2))
+            return True
+        if spare and size < self.limit + _SPARE:
+            self.env.set_mapsize(self.limit + _SPARE)
+            return True
+        return False
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one commit writes."""
+
+    new: list[Update]
+    done: list[tuple[int, bytes, bool]]  # number, id, and whether the id is to be forgotten at once
+    kept: list[tuple[int, Update]] = field(default_factory=list)
+    known: list[Update] = field(default_factory=list)
+    remembered: int = 0  # how many ids of handled updates there are afterwards
 
 
 class JournalQueue:
     """The queue over a journal.
 
     `window`: how many updates are in memory at most; the others wait on disk. `remember`: how many ids of handled
-    updates stay known.
+    updates stay known. `limit`: bytes that the file may grow to.
     """
 
     def __init__(self, directory: Path, *, window: int, remember: int, limit: int) -> None:
+        self.depth = 0
+        self.trouble: str | None = None
         self._directory = directory
-        self._limit = limit
         self._window = window
         self._remember = remember
-        self.depth = 0
-        self.trouble: str | None = None  # why it cannot be written, while it cannot
-        self._broken = False  # an fsync has failed: never again on this file
+        self._limit = limit
+        self._broken = False  # a sync has failed: never again on this file
+        self._number = 0  # the last that was given
+        self._remembered = 0
         self._loaded = 0  # the number of the last update that was given to the dispatcher
         self._in_memory = 0
         self._behind = False  # updates wait on disk that are not in memory
-        self._new: deque[tuple[Update, Waiter]] = deque()
-        self._done: list[int] = []  # the numbers of what was settled since the last commit
-        self._finished: deque[tuple[int, bytes]] = deque()  # ids of settled updates, oldest first
-        self._committing = False
+        self._new: deque[Update] = deque()
+        self._done: list[tuple[int, bytes, bool]] = []
+        self._commit_ends: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
         self._writer = ThreadPoolExecutor(1, "fasthook-journal")
 
-    async def open(self, deliver: Deliver, answered: Answered, wanted: Callable[[Update], bool]) -> int:
+    async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
+        self._redeliver = redeliver
         self._answered = answered
-        self._wanted = wanted
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
-        await asyncio.to_thread(self._look)
+        self.depth, self._remembered, self._number = self._journal.counts()
         self._behind = self.depth > 0
-        self._idle.set()
         self._load()
         return self.depth
 
-    def _look(self) -> None:
-        """What is there from before: how many wait, which ids are known, the last number."""
-        journal = self._journal
-        known = journal.known()
-        with journal.env.begin() as txn:
-            self.depth = txn.stat(journal.waiting)["entries"]
-            with txn.cursor(db=journal.waiting) as cursor:
-                first = _NUMBER.unpack(cursor.key())[0] if cursor.first() else None
-                last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
-            for number, key in known:
-                if first is None or number < first or txn.get(_NUMBER.pack(number), db=journal.waiting) is None:
-                    self._finished.append((number, key))
-        self._number = max(last, known[-1][0] if known else 0)
-
     # ------------------------------------------------------------ in
 
-    def put(self, update: Update, waiter: Waiter) -> bool:
+    def put(self, update: Update) -> bool:
         if self._broken:
-            self._loop.call_soon(self._answered, update, waiter, Outcome.FULL)
+            self._loop.call_soon(self._answered, update, Outcome.FULL)
             return False
-        self._new.append((update, waiter))
-        if not self._committing:
-            self._commit()
+        self._new.append(update)
+        self._commit_soon(0.0)
         return False
 
-    def settle(self, delivery: Delivery) -> None:
-        self._done.append(delivery.place)
-        self._finished.append((delivery.place, _ID.pack(delivery.update.bot_id, delivery.update.update_id)))
+    def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
+        update = delivery.update
+        self._done.append((delivery.place, _ID.pack(update.bot_id, update.update_id), forget))
         self.depth -= 1
         self._in_memory -= 1
         if self._behind and self._in_memory <= self._window // 2:
             self._load()
-        if not self._committing and self._timer is None:
-            self._timer = self._loop.call_later(_PAUSE, self._commit)
+        self._commit_soon(_PAUSE)
 
     # ------------------------------------------------------------ group commit
 
-    def _commit(self) -> None:
-        """Begin a commit of all that is new or done."""
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if self._committing or self._broken or not (self._new or self._done):
+    def _commit_soon(self, delay: float) -> None:
+        """Begin a commit, or let what is new go into the one that follows the one under way."""
+        if self._commit_ends is not None or self._broken:
             return
-        batch = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
-        try:
-            txn, kept, known = self._fill(batch)
-        except (OSError, lmdb.Error) as error:
-            self._failed(batch, error)
-            return
-        done, self._done = self._done, []
-        self._committing = True
-        self._idle.clear()
-        future = self._loop.run_in_executor(self._writer, txn.commit)
-        future.add_done_callback(lambda ended: self._committed(ended, kept, known, done))
+        if delay == 0.0:
+            if self._timer is not None:
+                self._timer.cancel()
+            # at the end of this turn of the loop: all requests of the turn share a commit
+            self._commit_ends = self._loop.create_future()
+            self._loop.call_soon(self._commit)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(delay, self._commit_soon, 0.0)
 
-    def _fill(
-        self, batch: list[tuple[Update, Waiter]]
-    ) -> tuple[Any, list[tuple[int, Update, Waiter]], list[tuple[Update, Waiter]]]:
-        """A transaction with all of it: what was new, and what was known already."""
+    def _commit(self) -> None:
+        self._timer = None
+        new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
+        done, self._done = self._done, []
+        batch = _Batch(new, done)
+        try:
+            txn = self._fill(batch)
+        except (OSError, lmdb.Error) as error:
+            self._ended(batch, error)
+            return
+        commit = self._loop.run_in_executor(self._writer, txn.commit)
+        commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+
+    def _fill(self, batch: _Batch) -> Any:
+        """A transaction with all of a batch in it."""
         journal = self._journal
         while True:
             txn = journal.env.begin(write=True)
             try:
-                return txn, *self._write(txn, batch)
-            except lmdb.MapFullError:
+                self._write(txn, batch)
+                return txn
+            except BaseException as error:
                 txn.abort()
-                if not journal.grow():
+                if not isinstance(error, lmdb.MapFullError) or not journal.grow(spare=not batch.new):
                     raise
-            except BaseException:
-                txn.abort()
-                raise
 
-    def _write(
-        self, txn: Any, batch: list[tuple[Update, Waiter]]
-    ) -> tuple[list[tuple[int, Update, Waiter]], list[tuple[Update, Waiter]]]:
-        waiting, ids = self._journal.waiting, self._journal.ids
-        for number in self._done:
-            txn.delete(_NUMBER.pack(number), db=waiting)
-        for i in range(len(self._finished) - self._remember):
-            txn.delete(self._finished[i][1], db=ids)
-        kept: list[tuple[int, Update, Waiter]] = []
-        known: list[tuple[Update, Waiter]] = []
-        number = self._number
-        for update, waiter in batch:
-            key = _NUMBER.pack(number + 1)
-            if txn.put(_ID.pack(update.bot_id, update.update_id), key, db=ids, overwrite=False):
-                number += 1
-                txn.put(key, pack_update(update), db=waiting, append=True)
-                kept.append((number, update, waiter))
+    def _write(self, txn: Any, batch: _Batch) -> None:
+        journal = self._journal
+        batch.kept, batch.known = [], []
+        batch.remembered = self._remembered
+        for number, name, forget in batch.done:
+            key = _NUMBER.pack(number)
+            txn.delete(key, db=journal.waiting)
+            if forget:
+                txn.delete(name, db=journal.ids)
             else:
-                known.append((update, waiter))
-        return kept, known
+                txn.put(key, name, db=journal.done)
+                batch.remembered += 1
+        if batch.remembered > self._remember:
+            self._forget_oldest(txn, batch)
+        number = self._number
+        for update in batch.new:
+            key = _NUMBER.pack(number + 1)
+            if txn.put(_ID.pack(update.bot_id, update.update_id), key, db=journal.ids, overwrite=False):
+                number += 1
+                txn.put(key, pack_update(update), db=journal.waiting, append=True)
+                batch.kept.append((number, update))
+            else:
+                batch.known.append(update)
 
-    def _committed(
-        self,
-        ended: asyncio.Future[None],
-        kept: list[tuple[int, Update, Waiter]],
-        known: list[tuple[Update, Waiter]],
-        done: list[int],
-    ) -> None:
+    def _forget_oldest(self, txn: Any, batch: _Batch) -> None:
+        with txn.cursor(db=self._journal.done) as cursor:
+            cursor.first()
+            while batch.remembered > self._remember:
+                txn.delete(cursor.value(), db=self._journal.ids)
+                cursor.delete()
+                batch.remembered -= 1
+
+    def _ended(self, batch: _Batch, error: BaseException | None) -> None:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
-        self._committing = False
-        self._idle.set()
-        error = ended.exception()
+        ends, self._commit_ends = self._commit_ends, None
+        if ends is not None:
+            ends.set_result(None)
         if error is not None:
-            self._done = done + self._done
-            self._failed([(update, waiter) for _, update, waiter in kept] + known, error)
+            self._failed(batch, error)
             return
-        self.trouble = None
-        while len(self._finished) > self._remember:
-            self._finished.popleft()
-        if kept:
-            self._number = kept[-1][0]
-        self.depth += len(kept)
-        for number, update, waiter in kept:
-            self._answered(update, waiter, Outcome.SAFE)
+        if self.trouble:
+            log.info("the journal %s can be written again", self._directory)
+            self.trouble = None
+        self._remembered = batch.remembered
+        if batch.kept:
+            self._number = batch.kept[-1][0]
+            self.depth += len(batch.kept)
+        if self._new:
+            self._commit_soon(0.0)
+        elif self._done:
+            self._commit_soon(_PAUSE)
+        for number, update in batch.kept:
+            self._answered(update, Outcome.SAFE)
             self._offer(number, update)
-        for update, waiter in known:
-            self._answered(update, waiter, Outcome.KNOWN)
-        if self._new or self._done:
-            self._commit()
+        for update in batch.known:
+            self._answered(update, Outcome.KNOWN)
 
-    def _failed(self, batch: list[tuple[Update, Waiter]], error: BaseException) -> None:
-        """Nothing of this batch is on disk: it stays with Telegram."""
-        full = isinstance(error, lmdb.MapFullError)
-        if full:
+    def _failed(self, batch: _Batch, error: BaseException) -> None:
+        """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
+        self._done = batch.done + self._done
+        if isinstance(error, lmdb.MapFullError):
             trouble = f"the journal {self._directory} has reached --journal-max ({self._limit} bytes)"
         else:
             trouble = f"the journal {self._directory} cannot be written: {error}"
-        self._broken = _lost_pages(error)
-        if self._broken:
-            trouble += "; the disk may have lost what was written: no update is accepted until a restart"
+        if _may_be_sync(error):
+            self._broken = True
+            trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
         if trouble != self.trouble:
             log.error("%s; new updates get 503 and stay with Telegram", trouble)
         self.trouble = trouble
-        batch = batch + list(self._new)
+        refused = batch.new + list(self._new)
         self._new.clear()
-        for update, waiter in batch:
-            self._answered(update, waiter, Outcome.FULL)
-        if self._done and not self._broken and self._timer is None:
-            self._timer = self._loop.call_later(1.0, self._commit)  # what was handled is still to be taken out
+        for update in refused:
+            self._answered(update, Outcome.FULL)
+        if self._done:
+            self._commit_soon(_AGAIN)
 
     # ------------------------------------------------------------ out
 
     def _offer(self, number: int, update: Update) -> None:
-        """Give a committed update to the dispatcher, unless older ones still wait on disk or memory is full."""
+        """Give a committed update to the dispatcher, unless older ones wait on disk or memory is full."""
         if self._behind or self._in_memory >= self._window:
             self._behind = True
             return
@@ -312,27 +329,28 @@ class JournalQueue:
 
     def _load(self) -> None:
         """Fill the window from the disk, in order."""
-        done = set(self._done)
-        for number, record in self._journal.items(behind=self._loaded):
-            if self._in_memory >= self._window:
-                return
-            self._loaded = number
-            if number in done:
-                continue
-            update = unpack_update(record)
-            self._in_memory += 1
-            self._wanted(update)
-            self._deliver(Delivery(update, number))
+        with contextlib.closing(self._journal.items(behind=self._loaded)) as items:
+            for number, record in items:
+                if self._in_memory >= self._window:
+                    return
+                self._loaded = number
+                try:
+                    update = unpack_update(record)
+                except ValueError as error:
+                    log.error("update number %d in the journal cannot be read (%s): it stays there", number, error)
+                    continue
+                self._in_memory += 1
+                self._redeliver(Delivery(update, number))
         self._behind = False
 
     # ------------------------------------------------------------ the end
 
     async def close(self, left: Iterable[Delivery]) -> int:
         """What was not settled stays where it is, on disk."""
-        await self._idle.wait()
-        if not self._broken:
-            self._commit()
-            await self._idle.wait()
+        while self._commit_ends is not None or (self._done and self.trouble is None):
+            self._commit_soon(0.0)
+            if self._commit_ends is not None:
+                await asyncio.shield(self._commit_ends)
         if self._timer:
             self._timer.cancel()
         self._writer.shutdown()
@@ -340,13 +358,28 @@ class JournalQueue:
         return self.depth
 
 
-def _lost_pages(error: BaseException) -> bool:
-    """Whether an error of a commit may be a failed fsync: the kernel may have dropped the pages, and a second one lies."""
-    return errno.EIO in getattr(error, "args", ()) or "Input/output error" in str(error)
+def _may_be_sync(error: BaseException) -> bool:
+    """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
+    return "Input/output error" in str(error)
 
 
-def _size_of(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+def _whole(env: lmdb.Environment, file: Path) -> None:
+    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros, which we see."""
+    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < length and hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, length)
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new file survives a power cut only with its name."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cannot(directory: Path, error: BaseException) -> str:

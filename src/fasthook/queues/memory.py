@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from fasthook.queues import Deliver, Delivery, QueueError, Waiter
+from fasthook.queues import Answered, Deliver, Delivery, QueueError, Redeliver
 from fasthook.queues.store import Store, StoreError, pack_update, set_aside, unpack_update
 from fasthook.update import Update
 
@@ -23,27 +23,27 @@ class MemoryQueue:
 
     def __init__(self, spill: Path) -> None:
         self.depth = 0
+        self.trouble: str | None = None
         self._spill = spill
         self._spilled = False  # there is something in the spill
 
-    async def open(self, deliver: Deliver, wanted: Callable[[Update], bool]) -> int:
+    async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
         if not self._spill.exists():
             return 0
         updates = await asyncio.to_thread(self._read)
         self._spilled = bool(updates)
         for update in updates:
-            if wanted(update):
+            if redeliver(Delivery(update)):
                 self.depth += 1
-                deliver(Delivery(update))
         return self.depth
 
-    def put(self, update: Update, waiter: Waiter) -> bool:
+    def put(self, update: Update) -> bool:
         self.depth += 1
         self._deliver(Delivery(update))
         return True
 
-    def settle(self, delivery: Delivery) -> None:
+    def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
         self.depth -= 1
 
     async def close(self, left: Iterable[Delivery]) -> int:

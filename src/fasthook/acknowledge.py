@@ -1,0 +1,250 @@
+"""When a request is answered: as soon as its update is safe, or when its handler is done (`--ack queued|handled`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+import orjson
+
+from fasthook._core import CODES, Gate, Verdict
+from fasthook.queues import Delivery, Outcome, Queue
+from fasthook.update import Update
+
+log = logging.getLogger("fasthook")
+
+Name = tuple[int, int]  # the bot and the update_id
+
+_ACCEPTED = Verdict(CODES["accepted"])
+_DUPLICATE = Verdict(CODES["duplicate"])
+_FAILED = Verdict(CODES["failed"])
+_BUSY = Verdict(CODES["busy"], 1)
+_LARGEST_REPLY = 1 << 20  # bytes of JSON that Telegram reads in an answer
+_FORBIDDEN = frozenset({"setwebhook", "deletewebhook", "close", "logout"})  # in an answer; and all get…
+
+
+class Waiter(Protocol):
+    """Who waits for an answer: a connection, or a request of the ASGI door."""
+
+    def answer(self, verdict: Verdict) -> None: ...
+
+
+class Acknowledge(Protocol):
+    """Stands between the doors and the queue, and knows who waits for which answer."""
+
+    def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
+        """Take an admitted update: the answer if it is known now, else None, and the waiter gets it."""
+        ...
+
+    def answered(self, update: Update, outcome: Outcome) -> None:
+        """The queue's word on an update that it was given."""
+        ...
+
+    def reply(self, update: Update, call: dict[str, Any]) -> bool:
+        """Whether the method that a handler returned goes back in the answer."""
+        ...
+
+    def hand_back(self, delivery: Delivery) -> bool:
+        """Whether a failed update goes back to Telegram, to be sent again."""
+        ...
+
+    def settled(self, update: Update) -> None:
+        """An update was handled, or is a dead letter."""
+        ...
+
+    def stop(self, left: list[Delivery]) -> list[Delivery]:
+        """At the end: answer who still waits. What of `left` was acknowledged."""
+        ...
+
+
+class WhenQueued:
+    """200 as soon as the queue has the update. `state`: what `lifespan` yielded, given to each update."""
+
+    def __init__(self, gate: Gate, queue: Queue, state: Any) -> None:
+        self._gate = gate
+        self._put = queue.put
+        self._state = state
+        self._pending: dict[Name, list[Waiter]] = {}  # waiting for the queue's word
+        gate.joins_running = queue.durable
+
+    def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
+        if update.redelivery:
+            waiters = self._pending.get((update.bot_id, update.update_id))
+            if waiters is None:
+                return _DUPLICATE
+            waiters.append(waiter)
+            return None
+        update.state = self._state
+        if self._put(update):
+            return _ACCEPTED
+        self._pending[update.bot_id, update.update_id] = [waiter]
+        return None
+
+    def answered(self, update: Update, outcome: Outcome) -> None:
+        if outcome is Outcome.FULL:
+            self._gate.release(update)
+            verdict = _BUSY
+        else:
+            self._gate.settle(update)  # it is safe: to Telegram it is done
+            verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
+        for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
+            waiter.answer(verdict)
+
+    def reply(self, update: Update, call: dict[str, Any]) -> bool:
+        return False
+
+    def hand_back(self, delivery: Delivery) -> bool:
+        return False
+
+    def settled(self, update: Update) -> None:
+        self._gate.settle(update)
+
+    def stop(self, left: list[Delivery]) -> list[Delivery]:
+        return left
+
+
+class _Run:
+    """An update on its way to its handler and through it, and who waits for it."""
+
+    __slots__ = ("began", "promoted", "reply", "waiters")
+
+    def __init__(self, waiters: list[Waiter]) -> None:
+        self.waiters = waiters
+        self.began = monotonic()
+        self.promoted = False  # acknowledged at the deadline, and still running
+        self.reply: Verdict | None = None
+
+
+class WhenHandled:
+    """200 when the handler is done, with the method it returned in the answer; 500 if it fails.
+
+    A redelivery joins the run in flight, or gets the answer of the one that ended. At `deadline` seconds an update is
+    acknowledged and goes on. `retries`: failures that are given back to Telegram before the update is a dead letter.
+    `remember`: how many answers and counts of failures are kept.
+    """
+
+    def __init__(
+        self, gate: Gate, queue: Queue, state: Any, *, deadline: float, retries: int, remember: int
+    ) -> None:
+        self._gate = gate
+        self._queue = queue
+        self._state = state
+        self._deadline = deadline
+        self._retries = retries
+        self._remember = remember
+        self._runs: dict[Name, _Run] = {}
+        self._replies: OrderedDict[Name, Verdict] = OrderedDict()
+        self._failures: OrderedDict[Name, int] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        gate.joins_running = gate.joins_done = True
+
+    def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
+        name = (update.bot_id, update.update_id)
+        run = self._runs.get(name)
+        if update.redelivery:
+            if run is None:
+                return self._replies.get(name, _DUPLICATE)
+            if run.promoted:
+                return _ACCEPTED
+            run.waiters.append(waiter)
+            return None
+        update.state = self._state
+        update.attempt = self._failures.get(name, 0) + 1
+        self._runs[name] = _Run([waiter])
+        self._queue.put(update)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._deadline, self._promote)
+        return None
+
+    def answered(self, update: Update, outcome: Outcome) -> None:
+        if outcome is Outcome.SAFE:
+            return  # the handler has the word now
+        if outcome is Outcome.FULL:
+            self._gate.release(update)
+            self._end(update, _BUSY)
+        elif (update.bot_id, update.update_id) in self._runs and not self._waits_on_disk(update):
+            self._gate.settle(update)
+            self._end(update, _DUPLICATE)
+
+    def _waits_on_disk(self, update: Update) -> bool:
+        return False
+
+    def reply(self, update: Update, call: dict[str, Any]) -> bool:
+        run = self._runs.get((update.bot_id, update.update_id))
+        method = call["method"].lower()
+        if run is None or run.promoted or not run.waiters or method in _FORBIDDEN or method.startswith("get"):
+            return False
+        body = orjson.dumps(call)
+        if len(body) > _LARGEST_REPLY:
+            return False
+        run.reply = Verdict(CODES["accepted"], json=body)
+        return True
+
+    def hand_back(self, delivery: Delivery) -> bool:
+        update = delivery.update
+        name = (update.bot_id, update.update_id)
+        run = self._runs.get(name)
+        if run is None or run.promoted:
+            return False
+        self._failures[name] = update.attempt
+        _shorten(self._failures, self._remember)
+        self._queue.settle(delivery, forget=True)
+        self._gate.release(update)
+        self._end(update, _FAILED)
+        return True
+
+    def settled(self, update: Update) -> None:
+        name = (update.bot_id, update.update_id)
+        self._gate.settle(update)
+        self._failures.pop(name, None)
+        run = self._runs.get(name)
+        if run is None:
+            return
+        if run.reply is not None:
+            self._replies[name] = run.reply
+            _shorten(self._replies, self._remember)
+        self._end(update, run.reply or _ACCEPTED)
+
+    def stop(self, left: list[Delivery]) -> list[Delivery]:
+        if self._timer:
+            self._timer.cancel()
+        acknowledged = []
+        for delivery in left:
+            update = delivery.update
+            run = self._runs.get((update.bot_id, update.update_id))
+            if run is None or run.promoted:
+                acknowledged.append(delivery)
+            else:
+                self._gate.release(update)
+                self._end(update, _BUSY)
+        return acknowledged
+
+    def _end(self, update: Update, verdict: Verdict) -> None:
+        run = self._runs.pop((update.bot_id, update.update_id), None)
+        for waiter in run.waiters if run else ():
+            waiter.answer(verdict)
+
+    def _promote(self) -> None:
+        """Acknowledge what is at the deadline. Runs stand in the order of their beginning."""
+        self._timer = None
+        now = monotonic()
+        for name, run in self._runs.items():
+            if run.began + self._deadline > now:
+                self._timer = self._loop.call_later(run.began + self._deadline - now, self._promote)
+                break
+            if not run.promoted:
+                run.promoted = True
+                waiters, run.waiters = run.waiters, []
+                log.info("update %d is acknowledged after %g s and goes on running", name[1], self._deadline)
+                for waiter in waiters:
+                    waiter.answer(_ACCEPTED)
+
+
+def _shorten(known: OrderedDict[Name, Any], size: int) -> None:
+    while len(known) > size:
+        known.popitem(last=False)
