@@ -191,28 +191,6 @@ cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssiz
     return True
 
 
-def read_headers(headers):
-    """Of a head that an ASGI server has read: secret or None, declared length or -1, encoded, X-Forwarded-For joined."""
-    cdef bytes name, value, secret = None, forwarded = b""
-    cdef const unsigned char *at
-    cdef Py_ssize_t size
-    cdef int64_t length = -1
-    cdef bint encoded = False
-    for pair in headers:
-        name, value = pair
-        at = <const unsigned char *>PyBytes_AS_STRING(name)
-        size = PyBytes_GET_SIZE(name)
-        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
-            secret = value
-        elif size == 14 and same_name(at, b"content-length", 14):
-            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        elif size == 16 and same_name(at, b"content-encoding", 16):
-            encoded |= value.lower() != b"identity"
-        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
-            forwarded = forwarded + b"," + value if forwarded else value
-    return secret, length, encoded, forwarded
-
-
 cdef int64_t plain_number(const unsigned char *at, Py_ssize_t size) noexcept:
     """The number that these bytes are, if they are digits and nothing else (2**56 for any above that); else -1."""
     cdef int64_t n = 0
@@ -312,6 +290,50 @@ cdef Py_ssize_t measure(Meter *m, const unsigned char *at, Py_ssize_t size) noex
             if b == c'\n':
                 m.part = TRAILER
     return i
+
+
+# ---------------------------------------------------------------- for the ASGI door
+
+def asgi_head(Gate gate not None, dict scope not None, addresses):
+    """The gate's word on a head that an ASGI server has read: a Verdict, or the Route to give the body to.
+
+    `addresses`: None, or called with the peer's address and X-Forwarded-For; it answers who calls and whether it may.
+    """
+    cdef bytes name, value, secret = None, forwarded = b""
+    cdef const unsigned char *at
+    cdef Py_ssize_t size
+    cdef int64_t length = -1
+    cdef bint encoded = False, allowed = True
+    for pair in scope["headers"]:
+        name, value = pair
+        at = <const unsigned char *>PyBytes_AS_STRING(name)
+        size = PyBytes_GET_SIZE(name)
+        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
+            secret = value
+        elif size == 14 and same_name(at, b"content-length", 14):
+            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        elif size == 16 and same_name(at, b"content-encoding", 16):
+            encoded |= value.lower() != b"identity"
+        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
+            forwarded = forwarded + b"," + value if forwarded else value
+    client = scope.get("client")
+    caller = client[0] if client else None
+    if addresses is not None:
+        caller, allowed = addresses(caller, forwarded.decode("latin-1"))
+        if not allowed:
+            return gate._refuse(None, FORBIDDEN)
+    cdef str path = scope["path"], root = scope.get("root_path")
+    if root and path.startswith(root):
+        path = path[len(root):]
+    judged = gate.head(path.encode(), scope["method"] == "POST", length, secret, caller, monotonic_ns())
+    return gate._refuse(<Route>judged, ENCODED) if encoded and type(judged) is Route else judged
+
+
+def asgi_body(Gate gate not None, Route route not None, bytes raw not None):
+    """The gate's word on a body: a Verdict, or the admitted update."""
+    if PyBytes_GET_SIZE(raw) > gate.max_body:
+        return gate._refuse(route, TOO_LARGE)
+    return gate.body(route, raw, time(), monotonic_ns())
 
 
 # ---------------------------------------------------------------- a request
@@ -440,13 +462,13 @@ cdef class HookProtocol:
         self.peer = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
-            self.respond(self.edge.gate.refuse(None, CROWDED))
+            self.respond(self.edge.gate._refuse(None, CROWDED))
         elif (
             self.edge.allowed is not None
             and self.peer not in self.edge.allowed
             and (self.edge.trusted is None or self.peer not in self.edge.trusted)
         ):
-            self.respond(self.edge.gate.refuse(None, FORBIDDEN))
+            self.respond(self.edge.gate._refuse(None, FORBIDDEN))
 
     def data_received(self, data):
         cdef bytes chunk = data if type(data) is bytes else bytes(data)
@@ -785,18 +807,18 @@ cdef class HookProtocol:
         self.find_route()
         refused = self.check(version, method)
         if refused:
-            return gate.refuse(self.route, refused)
+            return gate._refuse(self.route, refused)
         caller = self.peer
         if self.edge.trusted is not None:
             caller = _caller(self.peer, b",".join(self.forwarded or ()).decode("latin-1"), self.edge.trusted)
             if self.edge.allowed is not None and caller not in self.edge.allowed:
-                return gate.refuse(self.route, FORBIDDEN)
+                return gate._refuse(self.route, FORBIDDEN)
         judged = gate._judge(self.route, method == b"POST", facts.length, facts.genuine, caller, self.came)
         if type(judged) is Route:
             if facts.other_expectation:
-                judged = gate.refuse(self.route, EXPECTATION)
+                judged = gate._refuse(self.route, EXPECTATION)
             elif facts.encoded:
-                judged = gate.refuse(self.route, ENCODED)
+                judged = gate._refuse(self.route, ENCODED)
         if type(judged) is not Route and (facts.expects or facts.other_expectation):
             self.keep_alive = False  # the peer may send the body or not: where the next request begins is unknown
         return judged
@@ -850,12 +872,7 @@ cdef class HookProtocol:
         result = self.edge.gate.body(route, body, time(), self.came)
         if type(result) is not Verdict:
             self.enter(HANDLING)
-            update = result
-            try:
-                result = self.edge.accept(update, self)
-            except BaseException:
-                self.edge.gate.release(update)
-                raise
+            result = self.edge.accept(result, self)
             if result is None:
                 return 0
         elif (<Verdict>result).code == INVALID:
@@ -902,7 +919,7 @@ cdef class HookProtocol:
             self.linger()
             return 0
         self.bare = False
-        return self.respond(self.edge.gate.refuse(self.route, code))
+        return self.respond(self.edge.gate._refuse(self.route, code))
 
     cdef int log_access(self, Verdict verdict) except -1:
         path = self.route.path if self.route is not None else self.target or b"-"

@@ -136,6 +136,11 @@ class Dispatcher:
         """Updates in the handler now."""
         return sum(runner.busy for runner in self._runners)
 
+    @property
+    def stuck(self) -> int:
+        """Handlers that go on although they were cancelled; known at the end of a drain."""
+        return sum(runner.busy and self._stopped for runner in self._runners)
+
     async def drain(self, seconds: float) -> list[Delivery]:
         """Handle what is there, for so many seconds at most; then cancel what runs.
 
