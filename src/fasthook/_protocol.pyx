@@ -40,6 +40,7 @@ cdef double TLS_LINGER_SECONDS = 0.25
 cdef enum:
     CONNECTIONS, RECEIVED, SENT, DISCONNECTS, TIMEOUTS, N_EDGE
     LATENCY = 0
+    TURN = 512                 # requests in one turn of the loop, before handlers get theirs
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     MAX_CHUNK_DIGITS = 16
     LAST = 16                  # bytes of a request line that are kept to look at its end
@@ -84,6 +85,8 @@ cdef class Edge:
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember, access
+    cdef int turn              # requests taken since the loop was last free to do something else
+    cdef list delayed          # connections that wait for that
     cdef double now, period
     cdef double times[N_TIMED]
     cdef Link lists[N_TIMED]
@@ -103,6 +106,7 @@ cdef class Edge:
         self.max_head = settings.max_head
         self.max_headers = settings.max_headers
         self.max_target = settings.max_target
+        self.delayed = []
         self.remember = receiver.remember_heads
         self.access = settings.access_log
         self.times[OPENING] = self.times[HEAD] = settings.header_timeout
@@ -126,6 +130,23 @@ cdef class Edge:
     cdef void closed(self) noexcept:
         self.open -= 1
         self.count(CONNECTIONS, -1)
+
+    cdef bint may_take(self) except -1:
+        """Whether a request may be taken in this turn of the loop.
+
+        uvloop reads on from one ready socket to the next; with many of them busy the handlers would never run.
+        """
+        if self.turn == 0:
+            self.loop.call_soon(self.next_turn)
+        self.turn += 1
+        return self.turn <= TURN
+
+    def next_turn(self):
+        """The loop was free: take the requests that had to wait."""
+        delayed, self.delayed = self.delayed, []
+        self.turn = 0
+        for connection in delayed:
+            (<HookProtocol>connection).go_on()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -325,7 +346,10 @@ def asgi_head(Gate gate not None, dict scope not None, addresses):
     cdef str path = scope["path"], root = scope.get("root_path")
     if root and path.startswith(root):
         path = path[len(root):]
-    judged = gate.head(path.encode(), scope["method"] == "POST", length, secret, caller, monotonic_ns())
+    cdef Route route = gate._find(path.encode())
+    cdef bint genuine = route is not None and secret is not None and route.genuine(secret)
+    # the clock is only for the bucket of a caller with a wrong secret
+    judged = gate._judge(route, scope["method"] == "POST", length, genuine, caller, 0 if genuine else monotonic_ns())
     return gate._refuse(<Route>judged, ENCODED) if encoded and type(judged) is Route else judged
 
 
@@ -333,7 +357,7 @@ def asgi_body(Gate gate not None, Route route not None, bytes raw not None):
     """The gate's word on a body: a Verdict, or the admitted update."""
     if PyBytes_GET_SIZE(raw) > gate.max_body:
         return gate._refuse(route, TOO_LARGE)
-    return gate.body(route, raw, time(), monotonic_ns())
+    return gate.body(route, raw, time(), 0 if gate.chats is None else monotonic_ns())
 
 
 # ---------------------------------------------------------------- a request
@@ -515,7 +539,7 @@ cdef class HookProtocol:
     def shutdown(self):
         """uvicorn stops: close at once between requests, else after the answer."""
         self.last = True
-        if self.edge is None or self.state == IDLE or (self.state == OPENING and not self.began):
+        if self.edge is None or self.ahead is None and (self.state == IDLE or self.state == OPENING and not self.began):
             self.close()
 
     # ------------------------------------------------------------ from bytes to a request
@@ -526,6 +550,9 @@ cdef class HookProtocol:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk), used = 0
         while used < size and self.state != CLOSED and self.state != LINGER:
             if self.state == HANDLING or self.blocked:
+                return self.wait(chunk[used:] if used else chunk)
+            if not self.began and not self.edge.may_take():
+                self.edge.delayed.append(self)
                 return self.wait(chunk[used:] if used else chunk)
             used += self.take_known(at + used, size - used) or self.take_part(chunk, at, used, size)
         return 0
@@ -948,7 +975,7 @@ cdef class HookProtocol:
     cdef int go_on(self) except -1:
         """Read what came meanwhile; end if the peer has sent all."""
         cdef bytes chunk = self.ahead
-        if chunk is not None and self.state == IDLE:
+        if chunk is not None and (self.state == IDLE or self.state == OPENING) and not self.blocked:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)

@@ -92,8 +92,8 @@ class Hook:
             verdict = judged
         known = self._answers.get(verdict) if scope["method"] == "POST" else None
         start, body = known or self._messages(scope, verdict)
-        await send(start)
-        return await send(body)
+        await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
+        return await send({**body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
