@@ -48,7 +48,7 @@ bench: build ## micro-benchmarks, each beside the plain-Python way
 
 bench-peers: build ## CPU per request beside a server in C and other receivers (needs wrk)
 	$(BIN)/python -m bench.peers --install
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.peers --all
 
 clean: ## remove what was built
 	rm -rf .venv build dist src/*.egg-info src/fasthook/*.so src/fasthook/*.c src/fasthook/*.html

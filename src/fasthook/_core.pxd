@@ -95,4 +95,4 @@ cdef class Gate:
     cdef object _judge(self, Route route, bint post, int64_t length, bint genuine, object caller, int64_t now)
     cpdef object head(self, bytes path, bint post, int64_t length, bytes secret, object caller, int64_t now)
     cpdef object body(self, Route route, bytes raw, double wall, int64_t now)
-    cpdef Verdict refuse(self, Route route, int code)
+    cdef Verdict _refuse(self, Route route, int code)

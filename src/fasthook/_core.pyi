@@ -1,5 +1,5 @@
 from collections.abc import Hashable
-from typing import final
+from typing import Self, final
 
 from fasthook._scan import KINDS as KINDS
 from fasthook._scan import Admitted
@@ -12,7 +12,7 @@ SHORT_LIVED: frozenset[str]
 class Block: ...
 
 class DedupRing(Block):
-    def __init__(self, capacity: int, in_flight: int | None = None, buffer: object = None) -> None: ...
+    def __new__(cls, capacity: int, in_flight: int | None = None, buffer: object = None) -> Self: ...
     @staticmethod
     def nbytes(capacity: int, in_flight: int | None = None) -> int: ...
     @property
@@ -28,7 +28,7 @@ class DedupRing(Block):
     def items(self) -> list[tuple[int, int, bool]]: ...
 
 class TokenBuckets:
-    def __init__(self, size: int, interval: int, burst: int) -> None: ...
+    def __new__(cls, size: int, interval: int, burst: int) -> Self: ...
     @property
     def size(self) -> int: ...
     @property
@@ -39,7 +39,7 @@ class TokenBuckets:
     def __len__(self) -> int: ...
 
 class Stats(Block):
-    def __init__(self, counters: int, histograms: int, buffer: object = None) -> None: ...
+    def __new__(cls, counters: int, histograms: int, buffer: object = None) -> Self: ...
     @staticmethod
     def nbytes(counters: int, histograms: int) -> int: ...
     @property
@@ -74,7 +74,7 @@ class Verdict:
 
 @final
 class Route:
-    def __init__(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...], row: int) -> None: ...
+    def __new__(cls, path: bytes, bot_id: int, secrets: tuple[bytes, ...], row: int) -> Self: ...
     @property
     def path(self) -> bytes: ...
     @property
@@ -88,8 +88,8 @@ class Gate:
     draining: bool
     joins_running: bool
     joins_done: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         ring: DedupRing,
         stats: Stats,
         *,
@@ -97,7 +97,7 @@ class Gate:
         chats: TokenBuckets | None = None,
         max_body: int = 1048576,
         update: type[Admitted] = ...,
-    ) -> None: ...
+    ) -> Self: ...
     @staticmethod
     def counters(paths: int) -> int: ...
     @property

@@ -61,6 +61,11 @@ cdef inline uint64_t mix(uint64_t a, uint64_t b) noexcept nogil:
     return h ^ h >> 32
 
 
+cdef inline uint32_t home_of(int64_t bot, int64_t update_id, uint32_t mask) noexcept nogil:
+    """Where an id's search begins. Ids come one after another: eight neighbours share a cache line of the index."""
+    return (<uint32_t>mix(<uint64_t>bot, <uint64_t>(update_id >> 3)) ^ <uint32_t>(update_id & 7) << 1) & mask
+
+
 cdef inline uint32_t power_over(Py_ssize_t n) noexcept nogil:
     cdef uint32_t size = 8
     while size < n:
@@ -88,11 +93,9 @@ cdef class DedupRing(Block):
         """The bytes that a buffer for these sizes needs."""
         return 8 * (RING_HEADER + 2 * (capacity + (capacity if in_flight is None else in_flight)))
 
-    def __init__(self, capacity: int, in_flight: int | None = None, buffer: object = None):
-        limit = capacity if in_flight is None else in_flight
-        if self._index != NULL:
-            raise RuntimeError("a ring is made once")
-        if capacity < 1 or limit < 1 or capacity + limit > 1 << 28:
+    def __cinit__(self, Py_ssize_t capacity, in_flight: int | None = None, buffer: object = None):
+        cdef Py_ssize_t limit = capacity if in_flight is None else in_flight
+        if capacity < 1 or limit < 1 or capacity > 1 << 28 or limit > 1 << 28 or capacity + limit > 1 << 28:
             raise ValueError("capacity and in_flight must be at least 1, and together at most 2**28")
         self.capacity = capacity
         self.limit = limit
@@ -140,7 +143,7 @@ cdef class DedupRing(Block):
 
     cdef uint32_t _find(self, int64_t bot, int64_t update_id) noexcept nogil:
         """The place in the index where this id is, or where it would go."""
-        cdef uint32_t at = <uint32_t>mix(<uint64_t>bot, <uint64_t>update_id) & self._mask
+        cdef uint32_t at = home_of(bot, update_id, self._mask)
         cdef uint32_t slot
         while True:
             slot = self._index[at]
@@ -160,7 +163,7 @@ cdef class DedupRing(Block):
             if self._index[at] == 0:
                 break
             entry = self._ring + 2 * (self._index[at] - 1)
-            home = <uint32_t>mix(<uint64_t>entry[0], <uint64_t>(entry[1] >> 2)) & self._mask
+            home = home_of(entry[0], entry[1] >> 2, self._mask)
             if ((at - home) & self._mask) >= ((at - gap) & self._mask):
                 self._index[gap] = self._index[at]
                 gap = at
@@ -256,16 +259,14 @@ cdef class TokenBuckets:
     generic cell rate algorithm, ITU-T I.371), so nothing has to be refilled. A heap keeps the one that is
     closest to full on top: it is evicted when a new key finds the table full.
 
-    ValueError: size not in 1 to 2**28, interval or burst below 1, or interval * burst over 2**62 ns.
+    ValueError: size not in 1 to 2**28, interval or burst below 1, or interval * burst over 2**61 ns.
     """
 
-    def __init__(self, size: int, interval: int, burst: int):
-        if self._keys != NULL:
-            raise RuntimeError("a table is made once")
+    def __cinit__(self, Py_ssize_t size, interval: int, burst: int):
         if not 1 <= size <= 1 << 28:
             raise ValueError("size must be from 1 to 2**28")
-        if interval < 1 or burst < 1 or interval * burst > 1 << 62:
-            raise ValueError("interval and burst must be at least 1, and their product at most 2**62 ns")
+        if interval < 1 or burst < 1 or interval * burst > 1 << 61:
+            raise ValueError("interval and burst must be at least 1, and their product at most 2**61 ns")
         self.size = size
         self.interval = interval
         self.burst = burst
@@ -355,6 +356,8 @@ cdef class TokenBuckets:
 
     def take(self, key: int, now: int) -> int:
         """Take a token of `key` (64 bits) at `now` (ns of a monotonic clock): 0, or the ns to wait for one."""
+        if not 0 <= now < 1 << 61:
+            raise ValueError("now must be from 0 to 2**61 ns")
         return self._take(<uint64_t>(key & 0xFFFFFFFFFFFFFFFF), now)
 
     def __len__(self) -> int:
@@ -366,14 +369,22 @@ cdef class TokenBuckets:
 cdef enum:
     STATS_HEADER = 8                 # words: magic, counters, histograms, five to spare
     STATS_MAGIC = 0x31544154534846   # "FHSTAT1" in the order of the bytes
-    FIRST_OCTAVE = 10                # 1,024 ns
-    OCTAVES = 27                     # up to 2**37 ns, 137 s
+    FIRST_OCTAVE = 9                 # 512 ns
+    OCTAVES = 28                     # up to 2**37 ns, 137 s
     STEPS = 16                       # a bucket is at most 1/16 of its value wide, its middle within 1/32
     BUCKETS = 1 + OCTAVES * STEPS + 1
     ROW = 1 + BUCKETS                # the sum of all values, then the buckets
 
+cdef int64_t MOST = 0x7FFFFFFFFFFFFFFF
 cdef int64_t LOWEST = <int64_t>1 << FIRST_OCTAVE
 cdef int64_t HIGHEST = <int64_t>1 << (FIRST_OCTAVE + OCTAVES)
+
+
+cdef inline int64_t sum_within(int64_t a, int64_t b) noexcept nogil:
+    """The sum, or the nearest that a word holds."""
+    if b >= 0:
+        return a + b if a <= MOST - b else MOST
+    return a + b if a >= -MOST - b else -MOST
 
 
 cdef class Stats(Block):
@@ -383,7 +394,7 @@ cdef class Stats(Block):
     below or above counts in the first or last bucket. `buffer`: at least `nbytes(counters, histograms)`
     writable bytes, zeros or a block of the same sizes, whose counts go on.
 
-    ValueError: a negative size, a buffer too small, or one that holds something else.
+    ValueError: a size out of range, a buffer too small, or one that holds something else.
     """
 
     @staticmethod
@@ -391,11 +402,9 @@ cdef class Stats(Block):
         """The bytes that a buffer for these sizes needs."""
         return 8 * (STATS_HEADER + counters + histograms * ROW)
 
-    def __init__(self, counters: int, histograms: int, buffer: object = None):
-        if self._words != NULL:
-            raise RuntimeError("a block is made once")
-        if counters < 0 or histograms < 0:
-            raise ValueError("counters and histograms must not be negative")
+    def __cinit__(self, Py_ssize_t counters, Py_ssize_t histograms, buffer: object = None):
+        if not (0 <= counters <= 1 << 28 and 0 <= histograms <= 1 << 18):
+            raise ValueError("counters must be from 0 to 2**28, histograms from 0 to 2**18")
         self.counters = counters
         self.histograms = histograms
         cdef bint fresh = self._attach(buffer, STATS_HEADER + self.counters + self.histograms * ROW)
@@ -411,7 +420,7 @@ cdef class Stats(Block):
 
     cdef void _add(self, Py_ssize_t counter, int64_t n) noexcept nogil:
         cdef int64_t *at = self._words + STATS_HEADER + counter
-        fh_store(at, at[0] + n)
+        fh_store(at, sum_within(at[0], n))
 
     cdef void _observe(self, Py_ssize_t histogram, int64_t ns) noexcept nogil:
         cdef int64_t *row = self._row(histogram)
@@ -427,7 +436,7 @@ cdef class Stats(Block):
             else:
                 bucket = row + 2 + octave * STEPS + (ns >> (octave + FIRST_OCTAVE - 4) & (STEPS - 1))
         fh_store(bucket, bucket[0] + 1)
-        fh_store(row, row[0] + ns)
+        fh_store(row, sum_within(row[0], ns))
 
     def add(self, counter: int, n: int = 1) -> None:
         """Add `n` to a counter. IndexError if there is no such counter."""
@@ -490,7 +499,7 @@ cdef int64_t upper_bound(Py_ssize_t bucket) noexcept:
     if bucket == 0:
         return LOWEST
     if bucket == BUCKETS - 1:
-        return 0x7FFFFFFFFFFFFFFF
+        return MOST
     step = bucket - 1
     return <int64_t>(STEPS + step % STEPS + 1) << (FIRST_OCTAVE - 4 + step // STEPS)
 
@@ -587,7 +596,9 @@ cdef tuple _draining = tuple([Verdict(DRAINING, retry_after_of[kind]) for kind i
 cdef class Route:
     """A hook path: the bot behind it, its one or two valid secrets, its row in the statistics."""
 
-    def __init__(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...], row: int):
+    def __cinit__(self, bytes path not None, bot_id: int, tuple secrets not None, Py_ssize_t row):
+        if not all([isinstance(secret, bytes) for secret in secrets]):
+            raise TypeError("a secret is bytes")
         if not 1 <= len(secrets) <= 2 or not all(secrets):
             raise ValueError("a path has one secret, or two while one replaces the other")
         self.path = path
@@ -625,10 +636,12 @@ cdef class Gate:
     `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
     """
 
-    def __init__(self, ring: DedupRing, stats: Stats, *, auth: TokenBuckets | None = None,
-                 chats: TokenBuckets | None = None, max_body: int = 1048576, update: type = Admitted):
+    def __cinit__(self, DedupRing ring not None, Stats stats not None, *, TokenBuckets auth = None,
+                  TokenBuckets chats = None, max_body: int = 1048576, update: type = Admitted):
         if not issubclass(update, Admitted):
             raise TypeError("update must be derived from Admitted")
+        if stats.counters < COUNTERS_PER_ROW:
+            raise ValueError(f"the statistics need {COUNTERS_PER_ROW} counters for each row")
         self.ring = ring
         self.stats = stats
         self.auth = auth
@@ -667,10 +680,17 @@ cdef class Gate:
         self.generation += 1
 
     cdef void _count(self, Py_ssize_t row, int code) noexcept:
+        if not 0 <= row <= self._rows:
+            row = 0  # a route of another gate
         self.stats._add(row * COUNTERS_PER_ROW + code, 1)
 
-    cpdef Verdict refuse(self, Route route, int code):
-        """The verdict of this code, counted; `route` None where the path is not known."""
+    def refuse(self, Route route, int code):
+        """The verdict of this code, counted; `route` None where the path is not known. IndexError: no such code."""
+        if not 0 <= code < N_CODES:
+            raise IndexError(code)
+        return self._refuse(route, code)
+
+    cdef Verdict _refuse(self, Route route, int code):
         self._count(0 if route is None else route.row, code)
         return <Verdict>_verdicts[code]
 
@@ -690,15 +710,15 @@ cdef class Gate:
         """`head`, for a door that found the route and compared the secret as they came."""
         cdef int64_t wait
         if route is None:
-            return self.refuse(None, NOT_FOUND)
+            return self._refuse(None, NOT_FOUND)
         if not post:
-            return self.refuse(route, BAD_METHOD)
+            return self._refuse(route, BAD_METHOD)
         if length > self.max_body:
-            return self.refuse(route, TOO_LARGE)
+            return self._refuse(route, TOO_LARGE)
         if not genuine:
             wait = self.auth._take(<uint64_t><Py_ssize_t>hash(caller), now) if self.auth is not None else 0
             if wait == 0:
-                return self.refuse(route, UNAUTHORIZED)
+                return self._refuse(route, UNAUTHORIZED)
             self._count(route.row, THROTTLED)
             wait = (wait + 999999999) // 1000000000
             return _throttled[(wait if wait < MAX_RETRY_AFTER else MAX_RETRY_AFTER) - 1]
@@ -713,31 +733,33 @@ cdef class Gate:
         """
         cdef Scan found
         cdef Claim claim
+        if route is None or raw is None:
+            raise TypeError("a route and the bytes of a body are needed")
         if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
-            return self.refuse(route, INVALID)
+            return self._refuse(route, INVALID)
         claim = self.ring._claim(route.bot_id, found.update_id)
+        if self.chats is not None and (claim == NEW or claim == FULL) and found.has_chat and self.chats._take(
+            mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
+        ):
+            self.ring._settle(route.bot_id, found.update_id)
+            return self._refuse(route, FLOOD)
         if claim == NEW:
             if self.draining:
                 self.ring._release(route.bot_id, found.update_id)
                 self._count(route.row, DRAINING)
                 return _draining[found.kind]
-            if self.chats is not None and found.has_chat and self.chats._take(
-                mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
-            ):
-                self.ring._settle(route.bot_id, found.update_id)
-                return self.refuse(route, FLOOD)
             self._count(route.row, ACCEPTED)
             self._count(route.row, N_CODES + found.kind)
             return self._admitted(route, &found, raw, wall)
         if claim == CLAIM_DONE:
-            return self._redelivered(route, &found, raw, wall, DUPLICATE) if self.joins_done else self.refuse(route, DUPLICATE)
+            return self._redelivered(route, &found, raw, wall, DUPLICATE) if self.joins_done else self._refuse(route, DUPLICATE)
         if claim == CLAIM_IN_FLIGHT:
-            return self._redelivered(route, &found, raw, wall, IN_FLIGHT) if self.joins_running else self.refuse(route, IN_FLIGHT)
+            return self._redelivered(route, &found, raw, wall, IN_FLIGHT) if self.joins_running else self._refuse(route, IN_FLIGHT)
         self._count(route.row, BUSY)
         return _busy[found.kind]
 
     cdef Admitted _admitted(self, Route route, const Scan *found, bytes raw, double wall):
-        cdef Admitted update = <Admitted>self._update.__new__(self._update)
+        cdef Admitted update = <Admitted?>self._update.__new__(self._update)
         update._fill(found, raw)
         update.bot_id = route.bot_id
         update.received_at = wall

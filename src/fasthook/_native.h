@@ -19,6 +19,17 @@
 /* What a JSON number carries exactly (RFC 8259, section 6); Telegram's ids are below 2 * 10^9. */
 #define FH_MAX_UPDATE_ID ((int64_t)9007199254740991) /* 2^53 - 1 */
 
+static inline int fh_hex(unsigned char b) {
+    return (unsigned char)(b - '0') < 10 ? b - '0' : (unsigned char)((b | 0x20) - 'a') < 6 ? (b | 0x20) - 'a' + 10 : -1;
+}
+
+/* Behind the last whole \\uXXXX of those that begin at p: text that is not Latin comes as long runs of them. */
+static inline const unsigned char *fh_unicode_run(const unsigned char *p, const unsigned char *end) {
+    while (end - p >= 6 && p[0] == '\\' && p[1] == 'u' && (fh_hex(p[2]) | fh_hex(p[3]) | fh_hex(p[4]) | fh_hex(p[5])) >= 0)
+        p += 6;
+    return p;
+}
+
 static inline const unsigned char *fh_plain_run(const unsigned char *p, const unsigned char *end) {
 #ifdef FH_SSE2
     const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\'), ctl = _mm_set1_epi8(0x1f);

@@ -15,7 +15,6 @@ from fasthook._core cimport (
     BAD_REQUEST, BAD_VERSION, CROWDED, ENCODED, EXPECTATION, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG,
     TIMEOUT, TOO_LARGE, TUNNEL, Gate, Route, Stats, Verdict,
 )
-from fasthook._scan cimport Admitted
 
 import asyncio
 import logging
@@ -41,6 +40,7 @@ cdef double TLS_LINGER_SECONDS = 0.25
 cdef enum:
     CONNECTIONS, RECEIVED, SENT, DISCONNECTS, TIMEOUTS, N_EDGE
     LATENCY = 0
+    TURN = 512                 # requests in one turn of the loop, before handlers get theirs
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     MAX_CHUNK_DIGITS = 16
     LAST = 16                  # bytes of a request line that are kept to look at its end
@@ -85,6 +85,8 @@ cdef class Edge:
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember, access
+    cdef int turn              # requests taken since the loop was last free to do something else
+    cdef list delayed          # connections that wait for that
     cdef double now, period
     cdef double times[N_TIMED]
     cdef Link lists[N_TIMED]
@@ -104,6 +106,7 @@ cdef class Edge:
         self.max_head = settings.max_head
         self.max_headers = settings.max_headers
         self.max_target = settings.max_target
+        self.delayed = []
         self.remember = receiver.remember_heads
         self.access = settings.access_log
         self.times[OPENING] = self.times[HEAD] = settings.header_timeout
@@ -127,6 +130,23 @@ cdef class Edge:
     cdef void closed(self) noexcept:
         self.open -= 1
         self.count(CONNECTIONS, -1)
+
+    cdef bint may_take(self) except -1:
+        """Whether a request may be taken in this turn of the loop.
+
+        uvloop reads on from one ready socket to the next; with many of them busy the handlers would never run.
+        """
+        if self.turn == 0:
+            self.loop.call_soon(self.next_turn)
+        self.turn += 1
+        return self.turn <= TURN
+
+    def next_turn(self):
+        """The loop was free: take the requests that had to wait."""
+        delayed, self.delayed = self.delayed, []
+        self.turn = 0
+        for connection in delayed:
+            (<HookProtocol>connection).go_on()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -190,28 +210,6 @@ cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssiz
         if name[i] | 0x20 != <unsigned char>lower[i]:
             return False
     return True
-
-
-def read_headers(headers):
-    """Of a head that an ASGI server has read: secret or None, declared length or -1, encoded, X-Forwarded-For joined."""
-    cdef bytes name, value, secret = None, forwarded = b""
-    cdef const unsigned char *at
-    cdef Py_ssize_t size
-    cdef int64_t length = -1
-    cdef bint encoded = False
-    for pair in headers:
-        name, value = pair
-        at = <const unsigned char *>PyBytes_AS_STRING(name)
-        size = PyBytes_GET_SIZE(name)
-        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
-            secret = value
-        elif size == 14 and same_name(at, b"content-length", 14):
-            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        elif size == 16 and same_name(at, b"content-encoding", 16):
-            encoded |= value.lower() != b"identity"
-        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
-            forwarded = forwarded + b"," + value if forwarded else value
-    return secret, length, encoded, forwarded
 
 
 cdef int64_t plain_number(const unsigned char *at, Py_ssize_t size) noexcept:
@@ -313,6 +311,53 @@ cdef Py_ssize_t measure(Meter *m, const unsigned char *at, Py_ssize_t size) noex
             if b == c'\n':
                 m.part = TRAILER
     return i
+
+
+# ---------------------------------------------------------------- for the ASGI door
+
+def asgi_head(Gate gate not None, dict scope not None, addresses):
+    """The gate's word on a head that an ASGI server has read: a Verdict, or the Route to give the body to.
+
+    `addresses`: None, or called with the peer's address and X-Forwarded-For; it answers who calls and whether it may.
+    """
+    cdef bytes name, value, secret = None, forwarded = b""
+    cdef const unsigned char *at
+    cdef Py_ssize_t size
+    cdef int64_t length = -1
+    cdef bint encoded = False, allowed = True
+    for pair in scope["headers"]:
+        name, value = pair
+        at = <const unsigned char *>PyBytes_AS_STRING(name)
+        size = PyBytes_GET_SIZE(name)
+        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
+            secret = value
+        elif size == 14 and same_name(at, b"content-length", 14):
+            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        elif size == 16 and same_name(at, b"content-encoding", 16):
+            encoded |= value.lower() != b"identity"
+        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
+            forwarded = forwarded + b"," + value if forwarded else value
+    client = scope.get("client")
+    caller = client[0] if client else None
+    if addresses is not None:
+        caller, allowed = addresses(caller, forwarded.decode("latin-1"))
+        if not allowed:
+            return gate._refuse(None, FORBIDDEN)
+    cdef str path = scope["path"], root = scope.get("root_path")
+    if root and path.startswith(root):
+        path = path[len(root):]
+    cdef Route route = gate._find(path.encode())
+    cdef bint genuine = route is not None and secret is not None and route.genuine(secret)
+    # the clock is only for the bucket of a caller with a wrong secret
+    judged = gate._judge(route, scope["method"] == "POST", length, genuine, caller, 0 if genuine else monotonic_ns())
+    return gate._refuse(<Route>judged, ENCODED) if encoded and type(judged) is Route else judged
+
+
+def asgi_body(Gate gate not None, Route route not None, bytes raw not None):
+    """The gate's word on a body: a Verdict, or the admitted update."""
+    if PyBytes_GET_SIZE(raw) > gate.max_body:
+        return gate._refuse(route, TOO_LARGE)
+    return gate.body(route, raw, time(), 0 if gate.chats is None else monotonic_ns())
 
 
 # ---------------------------------------------------------------- a request
@@ -441,13 +486,13 @@ cdef class HookProtocol:
         self.peer = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
-            self.respond(self.edge.gate.refuse(None, CROWDED))
+            self.respond(self.edge.gate._refuse(None, CROWDED))
         elif (
             self.edge.allowed is not None
             and self.peer not in self.edge.allowed
             and (self.edge.trusted is None or self.peer not in self.edge.trusted)
         ):
-            self.respond(self.edge.gate.refuse(None, FORBIDDEN))
+            self.respond(self.edge.gate._refuse(None, FORBIDDEN))
 
     def data_received(self, data):
         cdef bytes chunk = data if type(data) is bytes else bytes(data)
@@ -494,7 +539,7 @@ cdef class HookProtocol:
     def shutdown(self):
         """uvicorn stops: close at once between requests, else after the answer."""
         self.last = True
-        if self.edge is None or self.state == IDLE or (self.state == OPENING and not self.began):
+        if self.edge is None or self.ahead is None and (self.state == IDLE or self.state == OPENING and not self.began):
             self.close()
 
     # ------------------------------------------------------------ from bytes to a request
@@ -505,6 +550,9 @@ cdef class HookProtocol:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk), used = 0
         while used < size and self.state != CLOSED and self.state != LINGER:
             if self.state == HANDLING or self.blocked:
+                return self.wait(chunk[used:] if used else chunk)
+            if not self.began and not self.edge.may_take():
+                self.edge.delayed.append(self)
                 return self.wait(chunk[used:] if used else chunk)
             used += self.take_known(at + used, size - used) or self.take_part(chunk, at, used, size)
         return 0
@@ -786,18 +834,18 @@ cdef class HookProtocol:
         self.find_route()
         refused = self.check(version, method)
         if refused:
-            return gate.refuse(self.route, refused)
+            return gate._refuse(self.route, refused)
         caller = self.peer
         if self.edge.trusted is not None:
             caller = _caller(self.peer, b",".join(self.forwarded or ()).decode("latin-1"), self.edge.trusted)
             if self.edge.allowed is not None and caller not in self.edge.allowed:
-                return gate.refuse(self.route, FORBIDDEN)
+                return gate._refuse(self.route, FORBIDDEN)
         judged = gate._judge(self.route, method == b"POST", facts.length, facts.genuine, caller, self.came)
         if type(judged) is Route:
             if facts.other_expectation:
-                judged = gate.refuse(self.route, EXPECTATION)
+                judged = gate._refuse(self.route, EXPECTATION)
             elif facts.encoded:
-                judged = gate.refuse(self.route, ENCODED)
+                judged = gate._refuse(self.route, ENCODED)
         if type(judged) is not Route and (facts.expects or facts.other_expectation):
             self.keep_alive = False  # the peer may send the body or not: where the next request begins is unknown
         return judged
@@ -851,13 +899,7 @@ cdef class HookProtocol:
         result = self.edge.gate.body(route, body, time(), self.came)
         if type(result) is not Verdict:
             self.enter(HANDLING)
-            update = result
-            try:
-                result = self.edge.accept(update, self)
-            except BaseException:
-                if not (<Admitted>update).redelivery:
-                    self.edge.gate.release(update)
-                raise
+            result = self.edge.accept(result, self)
             if result is None:
                 return 0
         elif (<Verdict>result).code == INVALID:
@@ -904,7 +946,7 @@ cdef class HookProtocol:
             self.linger()
             return 0
         self.bare = False
-        return self.respond(self.edge.gate.refuse(self.route, code))
+        return self.respond(self.edge.gate._refuse(self.route, code))
 
     cdef int log_access(self, Verdict verdict) except -1:
         path = self.route.path if self.route is not None else self.target or b"-"
@@ -933,7 +975,7 @@ cdef class HookProtocol:
     cdef int go_on(self) except -1:
         """Read what came meanwhile; end if the peer has sent all."""
         cdef bytes chunk = self.ahead
-        if chunk is not None and self.state == IDLE:
+        if chunk is not None and (self.state == IDLE or self.state == OPENING) and not self.blocked:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)

@@ -9,6 +9,8 @@ import json
 
 cdef extern from "_native.h" nogil:
     const unsigned char *fh_plain_run(const unsigned char *at, const unsigned char *end) noexcept
+    const unsigned char *fh_unicode_run(const unsigned char *at, const unsigned char *end) noexcept
+    int fh_hex(unsigned char b) noexcept
 
 #: The kinds of update, Bot API "Update"; 0 is one this version does not know.
 KINDS = (
@@ -69,13 +71,6 @@ cdef inline bint skip_bytes(Cursor *c, const char *text, Py_ssize_t size) noexce
     return True
 
 
-cdef inline int hex_digit(unsigned char b) noexcept nogil:
-    if c'0' <= b <= c'9':
-        return b - c'0'
-    b |= 0x20
-    return b - c'a' + 10 if c'a' <= b <= c'f' else -1
-
-
 cdef Cursor unescape(Cursor c, int *unit) noexcept nogil:
     """Skip one escape, the cursor on its backslash; `unit`: the code unit it stands for, -1 if it is broken."""
     cdef int value = 0, digit, i
@@ -91,7 +86,7 @@ cdef Cursor unescape(Cursor c, int *unit) noexcept nogil:
         unit[0] = 1  # a control character: in no name we look for
     elif b == c'u' and c.end - c.at >= 4:
         for i in range(4):
-            digit = hex_digit(c.at[i])
+            digit = fh_hex(c.at[i])
             if digit < 0:
                 return c
             value = value << 4 | digit
@@ -103,6 +98,7 @@ cdef Cursor unescape(Cursor c, int *unit) noexcept nogil:
 cdef inline bint skip_string(Cursor *c, bint *escaped) noexcept nogil:
     """From behind the opening quote to behind the closing one. Bytes above 0x7f are not looked at."""
     cdef int unit
+    cdef const unsigned char *run
     while True:
         c.at = fh_plain_run(c.at, c.end)
         if c.at >= c.end:
@@ -112,10 +108,14 @@ cdef inline bint skip_string(Cursor *c, bint *escaped) noexcept nogil:
             return True
         if c.at[0] != c'\\':
             return False
+        escaped[0] = True
+        run = fh_unicode_run(c.at, c.end)
+        if run != c.at:
+            c.at = run
+            continue
         c[0] = unescape(c[0], &unit)
         if unit < 0:
             return False
-        escaped[0] = True
 
 
 cdef inline Py_ssize_t skip_digits(Cursor *c, int64_t *value) noexcept nogil:
@@ -416,7 +416,7 @@ def restore(cls: type[Admitted], raw: bytes, bot_id: int, received_at: float, at
     cdef Admitted update
     if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
         raise ValueError("not an update")
-    update = cls.__new__(cls)
+    update = <Admitted?>cls.__new__(cls)
     update._fill(&found, raw)
     update.bot_id = bot_id
     update.received_at = received_at

@@ -7,15 +7,13 @@ import contextvars
 import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic_ns, time
 from typing import Any
 
 from fasthook._core import CODES, Route, Verdict
-from fasthook._protocol import read_headers
+from fasthook._protocol import asgi_body, asgi_head
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
 from fasthook.telegram.networks import caller
-from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
 
@@ -24,7 +22,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_INVALID, _TOO_LARGE, _FORBIDDEN, _ENCODED = (CODES[name] for name in ("invalid", "too_large", "forbidden", "encoded"))
+_INVALID = CODES["invalid"]
 
 
 class Hook:
@@ -57,7 +55,9 @@ class Hook:
     def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
         self.settings = settings
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
-        self._checks_address = settings.allow_ip is not None or settings.trusted_proxy is not None
+        checks = settings.allow_ip is not None or settings.trusted_proxy is not None
+        self._addresses = self._address if checks else None
+        self._answers: dict[Verdict, tuple[Message, Message]] = {}
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -67,7 +67,8 @@ class Hook:
         receiver = self.receiver
         if not receiver.running:
             await self._start_late()
-        judged = self._head(scope)
+        gate = receiver.gate
+        judged = asgi_head(gate, scope, self._addresses)
         if isinstance(judged, Route):
             message = await receive()
             if message["type"] != "http.request":
@@ -77,13 +78,22 @@ class Hook:
                 raw = await self._rest(receive, raw)
                 if raw is None:
                     return None
-            admitted = self._admit(judged, raw)
-            verdict = await admitted.future if isinstance(admitted, _Waiter) else admitted
+            answer = asgi_body(gate, judged, raw)
+            if not isinstance(answer, Verdict):
+                waiter = _Waiter()
+                verdict = receiver.accept(answer, waiter) or await waiter.future
+            elif answer.code == _INVALID:
+                waiter = _Waiter()
+                receiver.reject(judged, raw, waiter)
+                verdict = await waiter.future
+            else:
+                verdict = answer
         else:
             verdict = judged
-        start, body = self._messages(scope, verdict)
-        await send(start)
-        return await send(body)
+        known = self._answers.get(verdict) if scope["method"] == "POST" else None
+        start, body = known or self._messages(scope, verdict)
+        await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
+        return await send({**body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,24 +145,11 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    def _head(self, scope: Scope) -> Verdict | Route:
-        secret, length, encoded, forwarded = read_headers(scope["headers"])
-        path, root = scope["path"], scope.get("root_path")
-        if root and path.startswith(root):
-            path = path[len(root) :]
-        client = scope.get("client")
-        peer = client[0] if client else None
-        gate = self.receiver.gate
-        if self._checks_address:
-            settings = self.settings
-            if settings.trusted_proxy is not None:
-                peer = caller(peer, forwarded.decode("latin-1"), settings.trusted_proxy)
-            if settings.allow_ip is not None and peer not in settings.allow_ip:
-                return gate.refuse(None, _FORBIDDEN)
-        verdict = gate.head(path.encode(), scope["method"] == "POST", length, secret, peer, monotonic_ns())
-        if encoded and type(verdict) is Route:
-            return gate.refuse(verdict, _ENCODED)
-        return verdict
+    def _address(self, peer: str | None, forwarded: str) -> tuple[str | None, bool]:
+        """Who calls, and whether it may."""
+        trusted, allowed = self.settings.trusted_proxy, self.settings.allow_ip
+        address = caller(peer, forwarded, trusted) if trusted is not None else peer
+        return address, allowed is None or address in allowed
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
         """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""
@@ -166,42 +163,23 @@ class Hook:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def _admit(self, route: Route, raw: bytes) -> Verdict | _Waiter:
-        receiver = self.receiver
-        gate = receiver.gate
-        if len(raw) > gate.max_body:
-            return gate.refuse(route, _TOO_LARGE)
-        result = gate.body(route, raw, time(), monotonic_ns())
-        if type(result) is Update:
-            waiter = _Waiter()
-            try:
-                return receiver.accept(result, waiter) or waiter
-            except BaseException:
-                if not result.redelivery:
-                    gate.release(result)
-                raise
-        assert isinstance(result, Verdict)
-        if result.code != _INVALID:
-            return result
-        waiter = _Waiter()
-        receiver.reject(route, raw, waiter)
-        return waiter
-
     def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages that answer a request, its own: a middleware may add to them."""
-        headers = [*verdict.headers]
+        """The two messages that answer a request; what they are for most is kept."""
+        headers = verdict.headers
         if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
-            headers = [pair for pair in headers if pair[0] != b"connection"]  # RFC 9113, section 8.2.2
+            headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
         start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
-        return start, {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
+        body = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
+        if scope["method"] == "POST" and not verdict.closes:
+            self._answers[verdict] = start, body
+        return start, body
 
 
 class _Waiter:
     """A request of this door that waits for its answer."""
 
-    def __init__(self) -> None:
-        self._verdict: Verdict | None = None
-        self._future: asyncio.Future[Verdict] | None = None
+    _verdict: Verdict | None = None
+    _future: asyncio.Future[Verdict] | None = None
 
     @property
     def future(self) -> asyncio.Future[Verdict]:

@@ -45,13 +45,12 @@ class HandlerTimeout(TimeoutError):
 class Lane:
     """The updates of one chat, in order; the first is the one being handled."""
 
-    __slots__ = ("first", "key", "timer", "waiting")
+    waiting: deque[Delivery] | None = None
+    timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
 
     def __init__(self, key: object, first: Delivery) -> None:
         self.key = key
         self.first = first
-        self.waiting: deque[Delivery] | None = None
-        self.timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
 
 
 class _Runner:
@@ -105,6 +104,7 @@ class Dispatcher:
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
         self._stopped = True  # until `start`, and again from the end of a drain
+        self._draining = False
         self._hurried = False
         self._empty: asyncio.Event = asyncio.Event()
         self._reaper: asyncio.TimerHandle | None = None
@@ -136,13 +136,18 @@ class Dispatcher:
         """Updates in the handler now."""
         return sum(runner.busy for runner in self._runners)
 
+    @property
+    def stuck(self) -> int:
+        """Handlers that go on although they were cancelled; known at the end of a drain."""
+        return sum(runner.busy and self._stopped for runner in self._runners)
+
     async def drain(self, seconds: float) -> list[Delivery]:
         """Handle what is there, for so many seconds at most; then cancel what runs.
 
         What was not settled, in order within each chat.
         """
+        self._draining = True
         if self._lanes and not self._hurried:
-            self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), seconds)
         await self._stop()
@@ -249,7 +254,7 @@ class Dispatcher:
             self._ready.append(lane)
         else:
             del self._lanes[lane.key]
-            if not self._lanes:
+            if self._draining and not self._lanes:
                 self._empty.set()
 
     # ------------------------------------------------------------ failures

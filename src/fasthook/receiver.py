@@ -45,6 +45,7 @@ class Receiver:
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
         self.edge: Any = None  # what the compiled edge's connections share, made by the first of them
         self.running = False  # from the end of `start` to the end of `stop`
+        self.stuck = 0  # handlers that still run after the stop: threads, and coroutines that refuse to end
         self._stopping = False
         self._lifespan = lifespan
         self._app = app
@@ -92,10 +93,14 @@ class Receiver:
 
     # ------------------------------------------------------------ from a door
 
-    def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
+    def accept(self, update: Any, waiter: Waiter) -> Verdict | None:
         """Take an admitted update: the answer if it is known now, else None, and the waiter gets it."""
         update.state = self._lifespan_state
-        return _ACCEPTED if self._queue.put(update, waiter) else None
+        try:
+            return _ACCEPTED if self._queue.put(update, waiter) else None
+        except BaseException:
+            self.gate.release(update)
+            raise
 
     def reject(self, route: Route, raw: bytes, waiter: Waiter) -> None:
         """Keep a body that is not an update as a dead letter; the waiter is answered when it is on disk."""
@@ -204,6 +209,7 @@ class Receiver:
                 await self._scope.aclose()
             finally:
                 self._state.close()
+                self.stuck = self._handler.running + self._dispatcher.stuck
                 self.running = self._stopping = False
                 self.edge = None
 
@@ -211,11 +217,6 @@ class Receiver:
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
-
-    @property
-    def stuck(self) -> int:
-        """Plain functions that still run in threads nobody can stop."""
-        return self._handler.running
 
 
 def _gate(settings: Settings, ring: DedupRing) -> Gate:

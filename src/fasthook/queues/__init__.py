@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 class Delivery:
     """An update with its place in a queue: what the dispatcher gets and settles."""
 
-    __slots__ = ("failure", "place", "update")
+    place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
+    failure: BaseException | None = None  # why it was given up on, once it was
 
-    def __init__(self, update: Update, place: Any = None) -> None:
+    def __init__(self, update: Update) -> None:
         self.update = update
-        self.place = place  # the queue's own name for where the update is kept, None: nowhere but here
-        self.failure: BaseException | None = None  # why it was given up on, once it was
 
     def __repr__(self) -> str:
         return f"<Delivery {self.update!r}>"

@@ -1,0 +1,50 @@
+"""What all tests share: how much hypothesis does, and the compiled core beside its twin."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import hypothesis
+import pytest
+
+import fasthook._core
+import fasthook._scan
+import reference
+
+hypothesis.settings.register_profile("default", max_examples=100, deadline=None)
+# A failure in CI must be the same failure on the next machine.
+hypothesis.settings.register_profile("ci", max_examples=250, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
+Core = SimpleNamespace  # scan, DedupRing, TokenBuckets, Stats: typed enough for tests
+
+
+def _compiled() -> Core:
+    core, scan = fasthook._core, fasthook._scan
+    return Core(
+        name="compiled",
+        KINDS=scan.KINDS,
+        scan=scan.scan,
+        DedupRing=core.DedupRing,
+        TokenBuckets=core.TokenBuckets,
+        Stats=core.Stats,
+    )
+
+
+def _twin() -> Core:
+    return Core(
+        name="twin",
+        KINDS=reference.KINDS,
+        scan=reference.scan,
+        DedupRing=reference.DedupRing,
+        TokenBuckets=reference.TokenBuckets,
+        Stats=reference.Stats,
+    )
+
+
+@pytest.fixture(scope="session", params=[_compiled, _twin], ids=["compiled", "twin"])
+def core(request: pytest.FixtureRequest) -> Core:
+    """The compiled core, then its twin: what holds for one must hold for the other."""
+    made: Core = request.param()
+    return made
