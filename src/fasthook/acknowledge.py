@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -44,6 +43,10 @@ class Acknowledge(Protocol):
         """The queue's word on an update that it was given."""
         ...
 
+    def redelivered(self, update: Update) -> None:
+        """An update from before is handled now."""
+        ...
+
     def reply(self, update: Update, call: dict[str, Any]) -> bool:
         """Whether the method that a handler returned goes back in the answer."""
         ...
@@ -68,6 +71,7 @@ class WhenQueued:
         self._gate = gate
         self._put = queue.put
         self._state = state
+        self._durable = queue.durable
         self._pending: dict[Name, list[Waiter]] = {}  # waiting for the queue's word
         gate.joins_running = queue.durable
 
@@ -79,8 +83,12 @@ class WhenQueued:
             waiters.append(waiter)
             return None
         update.state = self._state
-        if self._put(update):
-            return _ACCEPTED
+        try:
+            if self._put(update):
+                return _ACCEPTED
+        except BaseException:
+            self._gate.release(update)
+            raise
         self._pending[update.bot_id, update.update_id] = [waiter]
         return None
 
@@ -93,6 +101,11 @@ class WhenQueued:
             verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
         for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
             waiter.answer(verdict)
+
+    def redelivered(self, update: Update) -> None:
+        update.state = self._state
+        if self._durable:
+            self._gate.settle(update)
 
     def reply(self, update: Update, call: dict[str, Any]) -> bool:
         return False
@@ -110,12 +123,13 @@ class WhenQueued:
 class _Run:
     """An update on its way to its handler and through it, and who waits for it."""
 
-    __slots__ = ("began", "promoted", "reply", "waiters")
+    __slots__ = ("began", "ours", "promoted", "reply", "waiters")
 
     def __init__(self, waiters: list[Waiter]) -> None:
         self.waiters = waiters
         self.began = monotonic()
         self.promoted = False  # acknowledged at the deadline, and still running
+        self.ours = False  # it was, or may have been, acknowledged: Telegram won't send it again if it fails
         self.reply: Verdict | None = None
 
 
@@ -123,18 +137,14 @@ class WhenHandled:
     """200 when the handler is done, with the method it returned in the answer; 500 if it fails.
 
     A redelivery joins the run in flight, or gets the answer of the one that ended. At `deadline` seconds an update is
-    acknowledged and goes on. `retries`: failures that are given back to Telegram before the update is a dead letter.
-    `remember`: how many answers and counts of failures are kept.
+    acknowledged and goes on. `remember`: how many answers and counts of failures are kept.
     """
 
-    def __init__(
-        self, gate: Gate, queue: Queue, state: Any, *, deadline: float, retries: int, remember: int
-    ) -> None:
+    def __init__(self, gate: Gate, queue: Queue, state: Any, *, deadline: float, remember: int) -> None:
         self._gate = gate
         self._queue = queue
         self._state = state
         self._deadline = deadline
-        self._retries = retries
         self._remember = remember
         self._runs: dict[Name, _Run] = {}
         self._replies: OrderedDict[Name, Verdict] = OrderedDict()
@@ -167,12 +177,14 @@ class WhenHandled:
         if outcome is Outcome.FULL:
             self._gate.release(update)
             self._end(update, _BUSY)
-        elif (update.bot_id, update.update_id) in self._runs and not self._waits_on_disk(update):
-            self._gate.settle(update)
+        else:
+            self._gate.settle(update)  # handled before, or safe in the queue already
             self._end(update, _DUPLICATE)
 
-    def _waits_on_disk(self, update: Update) -> bool:
-        return False
+    def redelivered(self, update: Update) -> None:
+        update.state = self._state
+        run = self._runs[update.bot_id, update.update_id] = _Run([])
+        run.ours = True
 
     def reply(self, update: Update, call: dict[str, Any]) -> bool:
         run = self._runs.get((update.bot_id, update.update_id))
@@ -189,7 +201,7 @@ class WhenHandled:
         update = delivery.update
         name = (update.bot_id, update.update_id)
         run = self._runs.get(name)
-        if run is None or run.promoted:
+        if run is None or run.ours:
             return False
         self._failures[name] = update.attempt
         _shorten(self._failures, self._remember)
@@ -217,11 +229,11 @@ class WhenHandled:
         for delivery in left:
             update = delivery.update
             run = self._runs.get((update.bot_id, update.update_id))
-            if run is None or run.promoted:
+            if run is None or run.ours:
                 acknowledged.append(delivery)
             else:
                 self._gate.release(update)
-                self._end(update, _BUSY)
+            self._end(update, _BUSY)
         return acknowledged
 
     def _end(self, update: Update, verdict: Verdict) -> None:
@@ -238,7 +250,7 @@ class WhenHandled:
                 self._timer = self._loop.call_later(run.began + self._deadline - now, self._promote)
                 break
             if not run.promoted:
-                run.promoted = True
+                run.promoted = run.ours = True
                 waiters, run.waiters = run.waiters, []
                 log.info("update %d is acknowledged after %g s and goes on running", name[1], self._deadline)
                 for waiter in waiters:

@@ -71,7 +71,8 @@ class Dispatcher:
 
     `call`: the handler. `reply`: gets what it returned, if that isn't None; raises GaveUp or nothing. `bury`: makes a
     dead letter of a delivery that has `failure` set, and raises if it could not. `settled`: told of each delivery that
-    is done with, handled or buried. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is
+    is done with, handled or buried. `hand_back`: asked of each failure that is worth another try; True if somebody
+    else will try. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is
     cancelled. `retries`: tries after the first. `ordered`: False gives up the order within a chat.
     """
 
@@ -82,6 +83,7 @@ class Dispatcher:
         reply: Callable[[Update, Any], Awaitable[None]],
         bury: Callable[[Delivery], Awaitable[None]],
         settled: Callable[[Delivery], None],
+        hand_back: Callable[[Delivery], bool] = lambda delivery: False,
         concurrency: int,
         timeout: float,
         retries: int,
@@ -92,6 +94,7 @@ class Dispatcher:
         self._reply = reply
         self._bury = bury
         self._settled = settled
+        self._hand_back = hand_back
         self._concurrency = concurrency
         self._timeout = timeout
         self._retries = retries
@@ -249,6 +252,9 @@ class Dispatcher:
     def _advance(self, lane: Lane) -> None:
         """The first update of a lane is done with: tell, and go on to the next."""
         self._settled(lane.first)
+        self._next(lane)
+
+    def _next(self, lane: Lane) -> None:
         if lane.waiting:
             lane.first = lane.waiting.popleft()
             self._ready.append(lane)
@@ -271,6 +277,11 @@ class Dispatcher:
             return
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
         if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+            if self._hand_back(delivery):
+                log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
+                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
+                self._next(lane)
+                return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
                 update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),

@@ -10,9 +10,10 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
+from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
-from fasthook.queues import Delivery, Waiter, open_queue
+from fasthook.queues import Delivery, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
@@ -27,8 +28,16 @@ _AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
 _CHAT_BUCKETS = 65536
 _EDGE_COUNTERS = 5  # what `_protocol.EDGE_COUNTERS` names, behind the gate's
 _THREADS = 32  # plain functions at once, if --concurrency allows as many
+# Seconds after which nobody waits for the answer to a query any more: Telegram drops it (TQueue's expiry).
+_LIFE = {
+    "callback_query": 150.0,
+    "shipping_query": 150.0,
+    "pre_checkout_query": 150.0,
+    "inline_query": 30.0,
+    "chosen_inline_result": 600.0,
+}
 _NEW, _FULL = 0, 3  # answers of DedupRing.claim; full: --queue-size is smaller than it was when these were accepted
-_ACCEPTED, _INVALID, _BUSY = Verdict(CODES["accepted"]), Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
+_INVALID, _BUSY = Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
 
 
 class Receiver:
@@ -62,19 +71,22 @@ class Receiver:
         try:
             self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
             self._dead = DeadLetters(settings.state_dir / "dead")
-            self._queue = open_queue(settings.queue, settings.state_dir)
+            self._queue = open_queue(settings)
             await self._start_handler()
+            self._acks = self._acknowledge()
+            self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
             self._dispatcher = Dispatcher(
                 self._handler.call,
                 reply=self._reply,
                 bury=self._bury,
                 settled=self._settled,
+                hand_back=self._acks.hand_back,
                 concurrency=settings.concurrency,
                 timeout=settings.handler_timeout,
                 retries=settings.retries,
                 ordered=settings.order == "chat",
             )
-            waited = await self._queue.open(self._dispatcher.submit, self._wanted)
+            waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
         except BaseException:
             await self._scope.aclose()
             state.close()
@@ -85,6 +97,14 @@ class Receiver:
         self._dispatcher.start()
         self.running = True
 
+    def _acknowledge(self) -> Acknowledge:
+        settings = self.settings
+        if settings.ack == "queued":
+            return WhenQueued(self.gate, self._queue, self._lifespan_state)
+        return WhenHandled(
+            self.gate, self._queue, self._lifespan_state, deadline=settings.ack_deadline, remember=settings.dedup_size
+        )
+
     async def _start_handler(self) -> None:
         if self._lifespan:
             self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
@@ -92,15 +112,6 @@ class Receiver:
         self._scope.push_async_callback(self._handler.stop)
 
     # ------------------------------------------------------------ from a door
-
-    def accept(self, update: Any, waiter: Waiter) -> Verdict | None:
-        """Take an admitted update: the answer if it is known now, else None, and the waiter gets it."""
-        update.state = self._lifespan_state
-        try:
-            return _ACCEPTED if self._queue.put(update, waiter) else None
-        except BaseException:
-            self.gate.release(update)
-            raise
 
     def reject(self, route: Route, raw: bytes, waiter: Waiter) -> None:
         """Keep a body that is not an update as a dead letter; the waiter is answered when it is on disk."""
@@ -123,13 +134,24 @@ class Receiver:
 
     # ------------------------------------------------------------ between queue and dispatcher
 
-    def _wanted(self, update: Update) -> bool:
-        update.state = self._lifespan_state
-        return self.gate.ring.claim(update.bot_id, update.update_id) in (_NEW, _FULL)
+    def _redeliver(self, delivery: Delivery) -> bool:
+        """Take up an update from before, unless it was settled; one that has outlived its use is given up on."""
+        update = delivery.update
+        if self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL) and not self._queue.durable:
+            return False
+        self._acks.redelivered(update)
+        life = _LIFE.get(update.kind, self.settings.max_age)
+        age = time() - update.received_at
+        if life is not None and age > life and self.settings.stale == "drop":
+            delivery.failure = GaveUp(
+                f"it came {age:.0f} s ago, and a {update.kind} is of use for {life:g} s", "expired"
+            )
+        self._dispatcher.submit(delivery)
+        return True
 
     def _settled(self, delivery: Delivery) -> None:
         self._queue.settle(delivery)
-        self.gate.settle(delivery.update)
+        self._acks.settled(delivery.update)
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
@@ -146,7 +168,7 @@ class Receiver:
         )
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s",
-            update.update_id, update.kind, update.attempt, reason, exc_info=error,
+            update.update_id, update.kind, update.attempt, reason, exc_info=None if reason == "expired" else error,
         )  # fmt: skip
 
     async def _reply(self, update: Update, result: Any) -> None:
@@ -156,6 +178,12 @@ class Receiver:
                 "update %d: the handler returned %s, not None or a Bot API method (update.reply(...))",
                 update.update_id, type(result).__name__,
             )  # fmt: skip
+            return
+        try:
+            if self._acks.reply(update, result):
+                return
+        except TypeError as error:
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
             return
         if self.settings.token is None:
             log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
@@ -193,7 +221,7 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
-        left = await self._dispatcher.drain(self.settings.drain_timeout)
+        left = self._acks.stop(await self._dispatcher.drain(self.settings.drain_timeout))
         if self._tasks:
             await asyncio.wait(self._tasks)
         try:

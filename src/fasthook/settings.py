@@ -89,6 +89,10 @@ def rate(value: Any) -> Rate | None:
     return Rate(int(match[1]), int(_UNITS[match[2]]))
 
 
+def age(value: Any) -> float | None:
+    return None if value == "off" else float(seconds(1, 10 * 86_400)(value))
+
+
 def choice(*names: str) -> Parser:
     def parse(value: Any) -> str:
         if value not in names:
@@ -144,9 +148,9 @@ def networks(value: Any) -> Networks | None:
 
 
 def queue_url(value: Any) -> str:
-    if value != "memory:":
-        raise ValueError("must be memory:")
-    return str(value)
+    if not isinstance(value, str) or not re.fullmatch(r"memory:|journal:.+", value):
+        raise ValueError("must be memory: or journal:DIRECTORY")
+    return value
 
 
 def file_path(value: Any) -> Path:
@@ -188,6 +192,17 @@ class Settings:
         "made from the token",
     )
     queue: str = option("memory:", queue_url, "where accepted updates wait")
+    journal_max: int = option(
+        "1GiB", size(1 << 20, 1 << 44), "size that a journal may grow to before new updates get 503"
+    )
+    ack: str = option(
+        "queued", choice("queued", "handled"), "acknowledge when an update is safe, or when it is handled"
+    )
+    ack_deadline: float = option(25, seconds(0.05, 55), "with --ack handled: acknowledge after this time, and go on")
+    stale: str = option(
+        "drop", choice("drop", "handle"), "what to do with queries that outlived their use in a downtime"
+    )
+    max_age: float | None = option("off", age, "drop other updates that are older than this after a downtime")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
     queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
     handler_timeout: float = option(

@@ -15,7 +15,7 @@ import logging
 import os
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ class Journal:
         self.env.close()
         self._lock.close()
 
-    def items(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
+    def items(self, behind: int = 0) -> Generator[tuple[int, bytes], None, None]:
         """The waiting updates behind a number, in order: the number and the record."""
         with self.env.begin(db=self.waiting) as txn, txn.cursor() as cursor:
             if cursor.set_range(_NUMBER.pack(behind + 1)):
@@ -148,6 +148,8 @@ class JournalQueue:
     `window`: how many updates are in memory at most; the others wait on disk. `remember`: how many ids of handled
     updates stay known. `limit`: bytes that the file may grow to.
     """
+
+    durable = True
 
     def __init__(self, directory: Path, *, window: int, remember: int, limit: int) -> None:
         self.depth = 0
@@ -364,7 +366,7 @@ def _may_be_sync(error: BaseException) -> bool:
 
 
 def _whole(env: lmdb.Environment, file: Path) -> None:
-    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros, which we see."""
+    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros."""
     length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if file.stat().st_size < length and hasattr(os, "posix_fallocate"):
         with file.open("r+b") as handle:

@@ -21,6 +21,8 @@ class MemoryQueue:
     their ids. `spill`: a directory, made when it is needed.
     """
 
+    durable = False
+
     def __init__(self, spill: Path) -> None:
         self.depth = 0
         self.trouble: str | None = None
