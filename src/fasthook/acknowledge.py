@@ -123,11 +123,12 @@ class WhenQueued:
 class _Run:
     """An update on its way to its handler and through it, and who waits for it."""
 
-    __slots__ = ("began", "ours", "promoted", "reply", "waiters")
+    __slots__ = ("began", "ours", "promoted", "reply", "safe", "waiters")
 
     def __init__(self, waiters: list[Waiter]) -> None:
         self.waiters = waiters
         self.began = monotonic()
+        self.safe = False  # the queue has it
         self.promoted = False  # acknowledged at the deadline, and still running
         self.ours = False  # it was, or may have been, acknowledged: Telegram won't send it again if it fails
         self.reply: Verdict | None = None
@@ -165,15 +166,19 @@ class WhenHandled:
             return None
         update.state = self._state
         update.attempt = self._failures.get(name, 0) + 1
-        self._runs[name] = _Run([waiter])
-        self._queue.put(update)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._deadline, self._promote)
+        self._runs[name] = run = _Run([waiter])
+        run.safe = self._queue.put(update)
+        self._promote_in_time()
         return None
 
     def answered(self, update: Update, outcome: Outcome) -> None:
         if outcome is Outcome.SAFE:
-            return  # the handler has the word now
+            run = self._runs.get((update.bot_id, update.update_id))
+            if run is not None:
+                run.safe = True  # the handler has the word now
+                if run.began + self._deadline <= monotonic():
+                    self._acknowledge(update.update_id, run)
+            return
         if outcome is Outcome.FULL:
             self._gate.release(update)
             self._end(update, _BUSY)
@@ -183,8 +188,11 @@ class WhenHandled:
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state
-        run = self._runs[update.bot_id, update.update_id] = _Run([])
-        run.ours = True
+        name = (update.bot_id, update.update_id)
+        if name not in self._runs:  # else it waited on disk only for its turn, and its request still waits
+            run = self._runs[name] = _Run([])
+            run.safe = run.ours = True
+            self._promote_in_time()
 
     def reply(self, update: Update, call: dict[str, Any]) -> bool:
         run = self._runs.get((update.bot_id, update.update_id))
@@ -241,20 +249,31 @@ class WhenHandled:
         for waiter in run.waiters if run else ():
             waiter.answer(verdict)
 
+    def _promote_in_time(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._deadline, self._promote)
+
     def _promote(self) -> None:
         """Acknowledge what is at the deadline. Runs stand in the order of their beginning."""
         self._timer = None
         now = monotonic()
+        late = []
         for name, run in self._runs.items():
             if run.began + self._deadline > now:
                 self._timer = self._loop.call_later(run.began + self._deadline - now, self._promote)
                 break
-            if not run.promoted:
-                run.promoted = run.ours = True
-                waiters, run.waiters = run.waiters, []
-                log.info("update %d is acknowledged after %g s and goes on running", name[1], self._deadline)
-                for waiter in waiters:
-                    waiter.answer(_ACCEPTED)
+            if run.safe and not run.promoted:  # what the queue doesn't have yet is acknowledged when it has
+                late.append((name[1], run))
+        for update_id, run in late:
+            self._acknowledge(update_id, run)
+
+    def _acknowledge(self, update_id: int, run: _Run) -> None:
+        run.promoted = run.ours = True
+        waiters, run.waiters = run.waiters, []
+        if waiters:
+            log.info("update %d is acknowledged after %g s and goes on running", update_id, self._deadline)
+        for waiter in waiters:
+            waiter.answer(_ACCEPTED)
 
 
 def _shorten(known: OrderedDict[Name, Any], size: int) -> None:

@@ -13,7 +13,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import struct
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +38,41 @@ _NUMBER = struct.Struct(">Q")
 _ID = struct.Struct(">qQ")
 _BATCH = 1000  # updates in one commit
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
-_SPARE = 4 << 20  # bytes beyond the limit, so that what was handled can be taken out of a full journal
+_SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
+_ROW = 128  # bytes that an update takes beside its own
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
+_PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
+# LMDB ends the process that walks into a damaged page (assert, SIGBUS), so one that we can spare goes first. A file
+# that is shorter than it says may have been cut off, or not: it is read whole.
+_PROBE = """
+import itertools, os, sys
+import lmdb
+directory, most = sys.argv[1], int(sys.argv[2])
+try:
+    with lmdb.open(directory, max_dbs=4, lock=False, create=False) as env:
+        env.set_mapsize(env.info()["map_size"] + (1 << 20))
+        txn = env.begin(write=True)
+        length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        whole = most < 0 or os.path.getsize(os.path.join(directory, "data.mdb")) < length
+        for name in b"meta", b"ids", b"done", b"waiting":
+            try:
+                table = env.open_db(name, txn=txn, create=False)
+            except lmdb.NotFoundError:
+                continue
+            with txn.cursor(db=table) as cursor:
+                for _ in itertools.islice(cursor, None if whole or name != b"waiting" else most):
+                    pass
+                cursor.last()
+            if name == b"meta":
+                txn.put(b"probe", bytes(1 << 16), db=table)  # takes free pages
+        txn.abort()
+except lmdb.Error as error:
+    print(error)
+    sys.exit(9)
+"""
+_SUSPECT = "suspect"  # a file that says so: the next opening reads all
+_DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, struct.error)
 
 
 class Journal:
@@ -65,8 +100,9 @@ class Journal:
     def _open(self) -> None:
         file = self.directory / "data.mdb"
         try:
+            _probe(self.directory, file)
             self._open_tables(file)
-        except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
+        except _DAMAGE as error:
             aside = set_aside(file)
             log.error("the journal %s is damaged (%s): it is kept as %s, and begun anew", self.directory, error, aside)
             self._open_tables(file)
@@ -76,7 +112,12 @@ class Journal:
     def _open_tables(self, file: Path) -> None:
         size = file.stat().st_size if file.exists() else 0
         self.env = lmdb.open(
-            str(self.directory), map_size=max(_FIRST_SIZE, size), max_dbs=4, mode=0o600, lock=False, readahead=False
+            str(self.directory),
+            map_size=max(min(_FIRST_SIZE, self.limit), size),
+            max_dbs=4,
+            mode=0o600,
+            lock=False,
+            readahead=False,
         )
         try:
             _whole(self.env, file)
@@ -93,6 +134,7 @@ class Journal:
                         f"the journal {self.directory} is of a newer fasthook (format {version.decode('latin-1')}): "
                         "use that one, or set another --queue"
                     )
+            self.counts()
         except BaseException:
             self.env.close()
             raise
@@ -119,16 +161,21 @@ class Journal:
                         highest = max(highest, _NUMBER.unpack(cursor.key())[0])
             return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
 
-    def grow(self, *, spare: bool) -> bool:
-        """Make the map larger; False if it is as large as it may be. `spare`: only to take something out."""
+    def has_room(self, txn: Any, more: int) -> bool:
+        """Whether so many bytes more fit below the limit. What is free inside the file counts as room."""
+        page = self.env.stat()["psize"]
+        stats = [txn.stat(table) for table in (self.waiting, self.ids, self.done)]
+        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return int(used) * int(page) + more <= self.limit
+
+    def grow(self) -> bool:
+        """Make the map larger; False if it is as large as it may be."""
         size = self.env.info()["map_size"]
-        if size < self.limit:
-            self.env.set_mapsize(min(self.limit, size * 2))
-            return True
-        if spare and size < self.limit + _SPARE:
-            self.env.set_mapsize(self.limit + _SPARE)
-            return True
-        return False
+        largest = self.limit + _SPARE
+        if size >= largest:
+            return False
+        self.env.set_mapsize(min(largest, size * 2))
+        return True
 
 
 @dataclass(slots=True)
@@ -139,6 +186,8 @@ class _Batch:
     done: list[tuple[int, bytes, bool]]  # number, id, and whether the id is to be forgotten at once
     kept: list[tuple[int, Update]] = field(default_factory=list)
     known: list[Update] = field(default_factory=list)
+    refused: list[Update] = field(default_factory=list)  # there is no room for them
+    roomy: bool = True  # there is room for more than a few others
     remembered: int = 0  # how many ids of handled updates there are afterwards
 
 
@@ -159,6 +208,8 @@ class JournalQueue:
         self._remember = remember
         self._limit = limit
         self._broken = False  # a sync has failed: never again on this file
+        self._damaged = False  # what waits cannot be read: no more is taken
+        self._failing = False  # the last commit did
         self._number = 0  # the last that was given
         self._remembered = 0
         self._loaded = 0  # the number of the last update that was given to the dispatcher
@@ -184,7 +235,7 @@ class JournalQueue:
     # ------------------------------------------------------------ in
 
     def put(self, update: Update) -> bool:
-        if self._broken:
+        if self._broken or self._damaged:
             self._loop.call_soon(self._answered, update, Outcome.FULL)
             return False
         self._new.append(update)
@@ -229,17 +280,24 @@ class JournalQueue:
         commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
 
     def _fill(self, batch: _Batch) -> Any:
-        """A transaction with all of a batch in it."""
+        """A transaction with all of a batch in it, but for what there is no room for."""
         journal = self._journal
         while True:
             txn = journal.env.begin(write=True)
             try:
                 self._write(txn, batch)
                 return txn
-            except BaseException as error:
+            except lmdb.MapFullError:
                 txn.abort()
-                if not isinstance(error, lmdb.MapFullError) or not journal.grow(spare=not batch.new):
+                if journal.grow():
+                    continue
+                if not batch.new:
                     raise
+                batch.refused += batch.new  # what was handled goes out without them, so that there is room again
+                batch.new = []
+            except BaseException:
+                txn.abort()
+                raise
 
     def _write(self, txn: Any, batch: _Batch) -> None:
         journal = self._journal
@@ -255,6 +313,9 @@ class JournalQueue:
                 batch.remembered += 1
         if batch.remembered > self._remember:
             self._forget_oldest(txn, batch)
+        if batch.new and not journal.has_room(txn, sum(len(update.raw) + _ROW for update in batch.new)):
+            batch.refused += batch.new
+            batch.new = []
         number = self._number
         for update in batch.new:
             key = _NUMBER.pack(number + 1)
@@ -264,6 +325,8 @@ class JournalQueue:
                 batch.kept.append((number, update))
             else:
                 batch.known.append(update)
+        if self.trouble:
+            batch.roomy = journal.has_room(txn, self._limit // 16)
 
     def _forget_oldest(self, txn: Any, batch: _Batch) -> None:
         with txn.cursor(db=self._journal.done) as cursor:
@@ -281,7 +344,10 @@ class JournalQueue:
         if error is not None:
             self._failed(batch, error)
             return
-        if self.trouble:
+        self._failing = False
+        if batch.refused:
+            self._in_trouble(f"the journal {self._directory} has reached --journal-max ({self._limit} bytes)")
+        elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
             self.trouble = None
         self._remembered = batch.remembered
@@ -297,26 +363,29 @@ class JournalQueue:
             self._offer(number, update)
         for update in batch.known:
             self._answered(update, Outcome.KNOWN)
+        for update in batch.refused:
+            self._answered(update, Outcome.FULL)
 
     def _failed(self, batch: _Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
+        self._failing = True
         self._done = batch.done + self._done
-        if isinstance(error, lmdb.MapFullError):
-            trouble = f"the journal {self._directory} has reached --journal-max ({self._limit} bytes)"
-        else:
-            trouble = f"the journal {self._directory} cannot be written: {error}"
+        trouble = f"the journal {self._directory} cannot be written: {error}"
         if _may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
-        if trouble != self.trouble:
-            log.error("%s; new updates get 503 and stay with Telegram", trouble)
-        self.trouble = trouble
-        refused = batch.new + list(self._new)
+        self._in_trouble(trouble)
+        refused = batch.refused + batch.new + list(self._new)
         self._new.clear()
         for update in refused:
             self._answered(update, Outcome.FULL)
         if self._done:
             self._commit_soon(_AGAIN)
+
+    def _in_trouble(self, why: str) -> None:
+        if why != self.trouble:
+            log.error("%s; new updates get 503 and stay with Telegram", why)
+        self.trouble = why
 
     # ------------------------------------------------------------ out
 
@@ -331,10 +400,25 @@ class JournalQueue:
 
     def _load(self) -> None:
         """Fill the window from the disk, in order."""
+        try:
+            self._behind = self._read_on()
+        except _DAMAGE as error:
+            self._damaged, self._behind = True, False
+            with contextlib.suppress(OSError):
+                (self._directory / _SUSPECT).touch()
+            self._in_trouble(
+                f"the journal {self._directory} is damaged behind number {self._loaded} ({error}): "
+                "nothing is accepted until a restart, which sets it aside"
+            )
+
+    def _read_on(self) -> bool:
+        """Whether there is more to read."""
         with contextlib.closing(self._journal.items(behind=self._loaded)) as items:
             for number, record in items:
                 if self._in_memory >= self._window:
-                    return
+                    return True
+                if number > self._number:
+                    return False  # of a commit that is on disk, and not yet told of: `_ended` offers it
                 self._loaded = number
                 try:
                     update = unpack_update(record)
@@ -343,13 +427,14 @@ class JournalQueue:
                     continue
                 self._in_memory += 1
                 self._redeliver(Delivery(update, number))
-        self._behind = False
+        return False
 
     # ------------------------------------------------------------ the end
 
     async def close(self, left: Iterable[Delivery]) -> int:
         """What was not settled stays where it is, on disk."""
-        while self._commit_ends is not None or (self._done and self.trouble is None):
+        self._failing = self._broken  # else one more try
+        while self._commit_ends is not None or (self._done and not self._failing):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
@@ -363,6 +448,23 @@ class JournalQueue:
 def _may_be_sync(error: BaseException) -> bool:
     """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
     return "Input/output error" in str(error)
+
+
+def _probe(directory: Path, file: Path) -> None:
+    """Let another process read the file first. CorruptedError: that was its end."""
+    ours = Path(sys.executable or "").name.startswith("python")  # not a server that has an interpreter inside
+    if not ours or not file.exists() or file.stat().st_size == 0:
+        return
+    suspect = directory / _SUSPECT
+    command = [sys.executable, "-P", "-c", _PROBE, str(directory), "-1" if suspect.exists() else str(_PROBED)]
+    ended = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    if ended.returncode == 9:
+        raise lmdb.CorruptedError(ended.stdout.decode("utf-8", "replace").strip())
+    if -ended.returncode in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
+        raise lmdb.CorruptedError(f"reading it ends in {signal.Signals(-ended.returncode).name}")
+    suspect.unlink(missing_ok=True)
 
 
 def _whole(env: lmdb.Environment, file: Path) -> None:
