@@ -1,4 +1,4 @@
-"""Bytes for the compiled edge, in pieces: a crash, a hang, a wrong verdict, an answer that is none, a leak are failures.
+"""Bytes for the compiled edge, in pieces: a crash, a hang, a wrong verdict, a broken answer, a leak are failures.
 
 An input is a byte of flags (1: the answers come later), a byte n, n places to cut at of two bytes each, then what is
 sent. The verdicts are those that h11 allows, with the memory of heads and without it.

@@ -13,6 +13,7 @@ from edge.serving import SECRET
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 \d{3} ")
 REFUSALS = {400, 405, 413, 414, 417, 431, 505}  # 405 is CONNECT's
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 HOOK_PATH = b"/webhook"
 MAX_EVENT = 1 << 20
 
@@ -134,9 +135,9 @@ def check(readings: Readings, answered: bytes, taken: Sequence[bytes]) -> list[R
 
 
 def parse_answers(answered: bytes) -> list[Response]:
-    """The answers in these bytes; one to HEAD has no body."""
+    """The answers in these bytes; one to HEAD has no body, and a 100 may be the last if no body followed it."""
     answers = []
-    while answered:
+    while answered and answered != CONTINUE:
         found = parse(answered, b"HEAD")
         if found and found[1] and not STATUS_LINE.match(found[1]):
             found = parse(answered)
