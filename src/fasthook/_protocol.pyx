@@ -85,6 +85,7 @@ cdef class Edge:
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember, access
+    cdef bint reaping          # the reaper will come
     cdef int turn              # requests taken since the loop was last free to do something else
     cdef list delayed          # connections that wait for that
     cdef double now, period
@@ -122,7 +123,8 @@ cdef class Edge:
     cdef int opened(self) except -1:
         self.open += 1
         self.count(CONNECTIONS, 1)
-        if self.open == 1:
+        if not self.reaping:
+            self.reaping = True
             self.now = monotonic()
             self.loop.call_later(self.period, self.reap)
         return 0
@@ -175,7 +177,8 @@ cdef class Edge:
                     break
                 unlink(first)
                 (<HookProtocol>first.owner).expire()
-        if self.open:
+        self.reaping = self.open > 0
+        if self.reaping:
             self.loop.call_later(self.period, self.reap)
 
 
@@ -670,6 +673,8 @@ cdef class HookProtocol:
             return self.fail(HEAD_TOO_LARGE)
         if not self.facts.complete:
             if self.facts.line_end == 4:
+                if self.facts.line_over:  # llhttp wants more: it takes this for the beginning of HTTP/2
+                    return self.fail(BAD_VERSION if self.parser.get_http_version() == "2.0" else BAD_REQUEST)
                 self.facts.line_end = 0  # empty lines before a request
             return 0
         if self.facts.line_end != 4:
