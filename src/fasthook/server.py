@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 
 import uvicorn
@@ -26,6 +28,7 @@ from fasthook.state import StateError
 log = logging.getLogger("fasthook")
 
 _BACKLOG = 2048
+_GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
 class ServerError(Exception):
@@ -95,7 +98,7 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
         await server.serve(sockets=[listener])
     finally:
         try:
-            await receiver.stop()
+            await receiver.stop(stop.left())
         except QueueError as error:
             log.error("%s", error)
             code = 1
@@ -109,8 +112,14 @@ class _Stop:
 
     def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
         self.signals = 0
+        self._since = 0.0
         self._hook = hook
         self._server = server
+
+    def left(self) -> float:
+        """Seconds of the drain that are left."""
+        drain = self._hook.settings.drain_timeout
+        return max(0.0, drain - (monotonic() - self._since)) if self.signals else drain
 
     def watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,6 +132,7 @@ class _Stop:
     def _stop(self, number: signal.Signals, _: FrameType | None = None) -> None:
         self.signals += 1
         if self.signals == 1:
+            self._since = monotonic()
             log.info("%s: stopping; running handlers have %g s", number.name, self._hook.settings.drain_timeout)
         else:
             self._server.force_exit = True
@@ -145,7 +155,7 @@ def _config(hook: Hook) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+        timeout_graceful_shutdown=min(_GRACE, math.ceil(settings.drain_timeout)),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )

@@ -17,8 +17,10 @@ class Delivery:
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
 
-    def __init__(self, update: Update) -> None:
+    def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update
+        if place is not None:
+            self.place = place
 
     def __repr__(self) -> str:
         return f"<Delivery {self.update!r}>"
