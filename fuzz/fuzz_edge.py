@@ -51,17 +51,17 @@ class Target:
         pieces = cut(sent, [place for (place,) in struct.iter_unpack(">H", places[: len(places) & ~1])])
         first, second = (self._talk(rig, pieces, later=bool(data[0] & LATER)) for rig in self._rigs)
         assert first == second, f"with the memory {first!r}, without it {second!r}"
-        check(read(sent), *first)
+        check(read(sent), *first[:2], closed=first[2])
         self._inputs += 1
         if self._inputs % EVERY == 0:
             self._look_for_leaks(pieces)
 
-    def _talk(self, rig: Rig, pieces: list[bytes], *, later: bool) -> tuple[bytes, list[bytes]]:
+    def _talk(self, rig: Rig, pieces: list[bytes], *, later: bool) -> tuple[bytes, list[bytes], bool]:
         rig.taken.clear()
         rig.later = later
         answered = rig.talk(pieces)
         assert not rig.server_state.connections, "the connection is left in uvicorn's set"
-        return answered, list(rig.taken)
+        return answered, list(rig.taken), rig.closed
 
     def _look_for_leaks(self, pieces: list[bytes]) -> None:
         for _ in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def bare_environment() -> Iterator[None]:
             if name.startswith("FASTHOOK_") or name == "BOT_TOKEN":
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_threads() -> Iterator[None]:
+    """A server and its client in one process hand over to each other often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0001)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture(scope="session")

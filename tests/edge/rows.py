@@ -123,6 +123,7 @@ VERSION = [
             "HTTP/1.10": line(b"POST /webhook HTTP/1.10"),
             "HTTP/11.1": line(b"POST /webhook HTTP/11.1"),
             "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "half the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\n",
         },
         400,
         505,

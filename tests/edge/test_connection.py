@@ -14,7 +14,8 @@ from edge.client import BODY, Peer, chunked, connected, exchange, head, new_id, 
 from edge.conftest import Serve
 from edge.rows import CHUNKED
 from edge.serving import PATIENCE, SECRET, Served
-from fasthook import Verdict
+from fasthook import Gate, Verdict
+from fasthook._core import VERDICTS
 from fasthook._protocol import EDGE_COUNTERS
 
 ACCEPTED = Verdict(0)
@@ -105,7 +106,7 @@ def test_a_hundred_pipelined_requests(served: Served) -> None:
 def test_pipelined_requests_cut_anywhere(plain: Served) -> None:
     sent = b"".join(numbered(request, new_id()) for request, _ in MIXED)
     expected = [status for _, status in MIXED]
-    for place in range(1, len(sent), 7):
+    for place in range(1, len(sent), 31):
         with connected(plain) as peer:
             peer.send(sent, [place])
             assert [peer.read().status for _ in MIXED] == expected
@@ -297,6 +298,42 @@ def test_continue_comes_before_the_body(framing: bytes, served: Served) -> None:
         answer = peer.read()
         assert (answer.status, answer.interim) == (200, ())
         still_open(peer)
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+def test_requests_bytes_and_latency_are_counted(serve: Serve, loop_name: str) -> None:
+    served = serve(loop=loop_name)
+    update_id = new_id()
+    one, wrong_path = numbered(post(), update_id), head(line=b"GET / HTTP/1.1")
+    requests = {
+        "accepted": one,
+        "duplicate": one,
+        "not_found": wrong_path,
+        "unauthorized": wrong(),
+        "bad_request": b"?",
+    }
+    with connected(served) as peer:
+        peer.send(one)
+        served.seen.wait_for(update_id)
+        served.settle()
+        peer.send(b"".join(requests.values())[len(one) :])
+        answers = peer.rest()
+    assert [answer.status for answer in parse_all(answers)] == [200, 200, 404, 401, 400]
+    stats = served.hook.receiver.gate.stats
+    of_path = {"accepted": 1, "duplicate": 1, "unauthorized": 1}
+    assert {name: stats.counter(counters(1, name)) for name in of_path} == of_path
+    of_none = {"not_found": 1, "bad_request": 1}
+    assert {name: stats.counter(counters(0, name)) for name in of_none} == of_none
+    assert counter(served, "received_bytes") == sum(map(len, requests.values()))
+    assert counter(served, "sent_bytes") == len(answers)
+    assert sum(count for _, count in stats.histogram(0)[1]) == len(requests)
+
+
+def counters(row: int, verdict: str) -> int:
+    """The place of a verdict's counter in the row of a path, or in row 0 for none."""
+    return row * Gate.counters(0) + [name for name, *_ in VERDICTS].index(verdict)
 
 
 # ---------------------------------------------------------------- many chunks

@@ -115,7 +115,7 @@ def compare(rig: Rig, data: bytes, places: list[int]) -> list[Response]:
     """Give the bytes to both, and fail where the edge goes beyond h11; its answers."""
     rig.taken.clear()
     answered = rig.talk(cut(data, places))
-    return check(read(data), answered, rig.taken)
+    return check(read(data), answered, rig.taken, closed=rig.closed)
 
 
 @settings(deadline=None, max_examples=1500)

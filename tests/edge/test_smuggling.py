@@ -1,7 +1,7 @@
 """Requests whose end two readers may see at different places, each with a second request in the same bytes.
 
-The tricks are those that the literature on request smuggling lists: CL.TE, TE.CL, TE.TE, CL.0, and line ends that some
-take for one. Each gets exactly one answer, and a closed connection.
+The tricks are those that the literature on request smuggling lists: a length against a coding, two of either, odd
+spellings of both, and line ends that only some take for one. Each gets exactly one answer, and a closed connection.
 """
 
 from __future__ import annotations
@@ -90,13 +90,14 @@ WRONG_CHUNKS = {
     "trailer with a fold": chunked(BODY, trailer=b"X: y\r\n z\r\n"),
 }
 OTHERS = {
-    "CL.TE": head(b"Content-Length: 6", CHUNKED) + ENDED + b"G",
-    "CL.TE, whole": head(LENGTH, CHUNKED) + chunked(BODY),
-    "TE.CL": head(CHUNKED, b"Content-Length: 4") + b"5c\r\n" + BODY + b"\r\n" + ENDED,
-    "CL.0 and TE": head(b"Content-Length: 0", CHUNKED) + chunked(BODY),
-    "TE in HTTP/1.0": head(CHUNKED, line=b"POST /webhook HTTP/1.0") + chunked(BODY),
-    "TE in HTTP/1.0, kept": head(CHUNKED, b"Connection: keep-alive", line=b"POST /webhook HTTP/1.0") + chunked(BODY),
-    "TE.TE: the first is chunked": head(CHUNKED, b"Transfer-encoding: x") + chunked(BODY),
+    "length, then coding": head(b"Content-Length: 6", CHUNKED) + ENDED + b"G",
+    "length, then coding, whole": head(LENGTH, CHUNKED) + chunked(BODY),
+    "coding, then length": head(CHUNKED, b"Content-Length: 4") + b"5c\r\n" + BODY + b"\r\n" + ENDED,
+    "length 0, then coding": head(b"Content-Length: 0", CHUNKED) + chunked(BODY),
+    "coding in HTTP/1.0": head(CHUNKED, line=b"POST /webhook HTTP/1.0") + chunked(BODY),
+    "coding in HTTP/1.0, kept": head(CHUNKED, b"Connection: keep-alive", line=b"POST /webhook HTTP/1.0")
+    + chunked(BODY),
+    "two codings, the first is chunked": head(CHUNKED, b"Transfer-encoding: x") + chunked(BODY),
     "head that bare LFs end": head(LENGTH).replace(b"\r\n", b"\n") + BODY,
     "head that LF CR LF ends": head(LENGTH)[:-4] + b"\n\r\n" + BODY,
     "head that CR LF LF ends": head(LENGTH)[:-2] + b"\n" + BODY,

@@ -177,6 +177,26 @@ def test_a_busy_connection_is_not_idle(serve: Serve) -> None:
             assert not select.select([peer.socket], [], [], 0.3)[0], "closed too early"
 
 
+@pytest.mark.parametrize(("before", "setting"), [(20, "header_timeout"), (len(post()) - 10, "body_timeout")])
+def test_a_blocked_loop_is_not_held_against_the_peer(serve: Serve, loop_name: str, before: int, setting: str) -> None:
+    """What came in time is read before a deadline that has passed meanwhile is kept."""
+    served = serve(loop=loop_name, **{setting: 0.5})
+    request = numbered(post(), new_id())
+    with connected(served) as peer:
+        peer.send(request[:before], [before])
+        served.settle()
+        blocked = threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            time.sleep(1)
+
+        served.loop.call_soon_threadsafe(block)
+        assert blocked.wait(PATIENCE)
+        peer.send(request[before:])
+        assert peer.read().status == 200
+
+
 # ---------------------------------------------------------------- with a clock of the test's own
 
 

@@ -116,6 +116,7 @@ class Rig:
         self.loop = loop
         self.taken: list[bytes] = []
         self.later = False
+        self.closed = False  # the last connection was ended by the server, not by its peer
         given = {"secret": SECRET, "auth_rate": "off"} | settings
         self.hook = Hook(_nothing, state_dir=state_dir, **given)
         self.receiver = self.hook.receiver
@@ -159,6 +160,8 @@ class Rig:
                 between(number)
                 if not await wire.feed(piece):
                     break
+            await rest()
+            self.closed = wire.closing or wire.eof
             return await wire.finish()
 
         return self.loop.run_until_complete(talking())
