@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint format sanitize bench bench-peers fuzz clean
+.PHONY: help demo test build lint format sanitize bench bench-peers fuzz soak slow clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,19 @@ bench: build ## micro-benchmarks, each beside the plain-Python way
 bench-peers: build ## CPU per request beside a server in C and other receivers (needs wrk)
 	$(BIN)/python -m bench.peers --install
 	$(BIN)/python -m bench.peers --all
+
+fuzz: build ## fuzz the edge and the scan, each for half a minute
+	$(BIN)/python -m pip install --quiet atheris
+	mkdir -p build/fuzz/edge build/fuzz/scan
+	$(BIN)/python fuzz/corpus.py build/fuzz
+	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=30 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
+	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=30 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
+
+soak: build ## two million requests; fails if memory grows
+	$(BIN)/python -m bench.soak --requests 2000000
+
+slow: build ## slowhttptest's three attacks on the demo bot (needs slowhttptest)
+	bash tests/slowhttptest.sh $(BIN)/fasthook
 
 clean: ## remove what was built
 	rm -rf .venv build dist src/*.egg-info src/fasthook/*.so src/fasthook/*.c src/fasthook/*.html

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ CHATS = 1000
 GOAL = "≤ 1,500 ns"
 
 Work = list[Delivery]
-Way = Callable[[Work], Awaitable[None]]
+Way = Callable[[Work], Coroutine[Any, Any, None]]
 
 
 async def handler(update: Update) -> None:

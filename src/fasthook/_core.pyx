@@ -738,16 +738,17 @@ cdef class Gate:
         if not scan_update(<const unsigned char *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), &found):
             return self._refuse(route, INVALID)
         claim = self.ring._claim(route.bot_id, found.update_id)
-        if self.chats is not None and (claim == NEW or claim == FULL) and found.has_chat and self.chats._take(
-            mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
-        ):
-            self.ring._settle(route.bot_id, found.update_id)
-            return self._refuse(route, FLOOD)
         if claim == NEW:
             if self.draining:
                 self.ring._release(route.bot_id, found.update_id)
                 self._count(route.row, DRAINING)
                 return _draining[found.kind]
+            # after the room: an update that gets 503 comes again, and must not have paid for it
+            if self.chats is not None and found.has_chat and self.chats._take(
+                mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
+            ):
+                self.ring._settle(route.bot_id, found.update_id)
+                return self._refuse(route, FLOOD)
             self._count(route.row, ACCEPTED)
             self._count(route.row, N_CODES + found.kind)
             return self._admitted(route, &found, raw, wall)

@@ -41,6 +41,7 @@ cdef enum:
     CONNECTIONS, RECEIVED, SENT, DISCONNECTS, TIMEOUTS, N_EDGE
     LATENCY = 0
     TURN = 512                 # requests in one turn of the loop, before handlers get theirs
+    SHARE = 16                 # of one connection in it
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     MAX_CHUNK_DIGITS = 16
     LAST = 16                  # bytes of a request line that are kept to look at its end
@@ -82,9 +83,11 @@ cdef class Edge:
     cdef Gate gate
     cdef Stats stats
     cdef object accept, reject, allowed, trusted
+    cdef bytes token           # not to be logged
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember, access
+    cdef bint reaping          # the reaper will come
     cdef int turn              # requests taken since the loop was last free to do something else
     cdef list delayed          # connections that wait for that
     cdef double now, period
@@ -100,6 +103,7 @@ cdef class Edge:
         self.base = self.stats.counters - N_EDGE
         self.accept = receiver.accept
         self.reject = receiver.reject
+        self.token = (settings.token or "").encode()
         self.allowed = settings.allow_ip
         self.trusted = settings.trusted_proxy
         self.max_connections = settings.max_connections
@@ -119,10 +123,18 @@ cdef class Edge:
         for state in range(N_TIMED):
             self.lists[state].before = self.lists[state].behind = &self.lists[state]
 
+    def __dealloc__(self):
+        # The collector may take this before the connections that are linked here.
+        cdef int state
+        for state in range(N_TIMED):
+            while self.lists[state].behind != NULL and self.lists[state].behind != &self.lists[state]:
+                unlink(self.lists[state].behind)
+
     cdef int opened(self) except -1:
         self.open += 1
         self.count(CONNECTIONS, 1)
-        if self.open == 1:
+        if not self.reaping:
+            self.reaping = True
             self.now = monotonic()
             self.loop.call_later(self.period, self.reap)
         return 0
@@ -145,8 +157,15 @@ cdef class Edge:
         """The loop was free: take the requests that had to wait."""
         delayed, self.delayed = self.delayed, []
         self.turn = 0
-        for connection in delayed:
-            (<HookProtocol>connection).go_on()
+        for i, connection in enumerate(delayed):
+            if self.turn >= TURN:
+                self.delayed = delayed[i:] + self.delayed  # first come, first served: these have waited longest
+                break
+            try:
+                (<HookProtocol>connection).go_on()
+            except Exception:
+                log.exception("a connection is given up")
+                (<HookProtocol>connection).abort()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -175,7 +194,8 @@ cdef class Edge:
                     break
                 unlink(first)
                 (<HookProtocol>first.owner).expire()
-        if self.open:
+        self.reaping = self.open > 0
+        if self.reaping:
             self.loop.call_later(self.period, self.reap)
 
 
@@ -440,6 +460,7 @@ cdef class HookProtocol:
     cdef bint blocked          # the peer does not read its answers
     cdef bint last             # the next answer is the last: uvicorn shuts down
     cdef bint ended            # the peer has sent all it will
+    cdef bint taking           # `take` is at work: it may be called back from a write
     cdef bint began            # a byte of a request has come
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
@@ -480,7 +501,7 @@ cdef class HookProtocol:
             return
         self.edge = edge_of(self.receiver, self.loop)
         self.edge.opened()
-        self.keep_alive = True
+        self.came = monotonic_ns()
         self.begin_request()
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else None
@@ -512,18 +533,27 @@ cdef class HookProtocol:
             return False
         self.ended = True
         # True keeps our side open, for an answer that is still to come; TLS has no half-closed connections
-        return (self.state == HANDLING or self.ahead is not None) and self.transport.can_write_eof()
+        if (self.state == HANDLING or self.ahead is not None) and self.transport.can_write_eof():
+            return True
+        if self.state != HANDLING:
+            self.disconnected()
+            self.enter(LINGER)  # what is written already has so long to be read
+        return False
 
     def connection_lost(self, exc):
         self.server_state.connections.discard(self)
         if self.edge is None:
             return
-        if self.state < N_TIMED and self.state != LINGER and self.began:
-            self.edge.count(DISCONNECTS, 1)
+        self.disconnected()
         unlink(&self.link)
         self.state = CLOSED
         self.edge.closed()
         self.transport = self.write = self.parser = self.ahead = self.body = self.memory = None
+
+    cdef void disconnected(self) noexcept:
+        """Count a peer that went away in the middle of a request."""
+        if self.state < N_TIMED and self.state != LINGER and self.began:
+            self.edge.count(DISCONNECTS, 1)
 
     def pause_writing(self):
         self.blocked = True
@@ -539,7 +569,7 @@ cdef class HookProtocol:
     def shutdown(self):
         """uvicorn stops: close at once between requests, else after the answer."""
         self.last = True
-        if self.edge is None or self.ahead is None and (self.state == IDLE or self.state == OPENING and not self.began):
+        if self.answered or self.state == UNREAD or (self.ahead is None and not self.began):
             self.close()
 
     # ------------------------------------------------------------ from bytes to a request
@@ -548,13 +578,20 @@ cdef class HookProtocol:
         """Read as many requests as these bytes hold, one at a time; what is behind one in hand waits."""
         cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk), used = 0
+        cdef int requests = 0
+        self.taking = True
         while used < size and self.state != CLOSED and self.state != LINGER:
             if self.state == HANDLING or self.blocked:
-                return self.wait(chunk[used:] if used else chunk)
-            if not self.began and not self.edge.may_take():
-                self.edge.delayed.append(self)
-                return self.wait(chunk[used:] if used else chunk)
+                self.wait(chunk[used:] if used else chunk)
+                break
+            if not self.began:
+                requests += 1
+                if requests > SHARE or not self.edge.may_take():
+                    self.edge.delayed.append(self)
+                    self.wait(chunk[used:] if used else chunk)
+                    break
             used += self.take_known(at + used, size - used) or self.take_part(chunk, at, used, size)
+        self.taking = False
         return 0
 
     cdef int wait(self, bytes ahead) except -1:
@@ -622,7 +659,7 @@ cdef class HookProtocol:
         self.facts.last[self.facts.line_size % LAST] = b
         self.facts.line_size += 1
         if b == c'\n':
-            self.facts.line_over = self.facts.line_size > 2 or line_end != 2
+            self.facts.line_over = self.facts.line_size > 2 or (line_end != 2 and line_end != 4)
             if not self.facts.line_over:
                 self.facts.line_size = 0
 
@@ -670,6 +707,8 @@ cdef class HookProtocol:
             return self.fail(HEAD_TOO_LARGE)
         if not self.facts.complete:
             if self.facts.line_end == 4:
+                if self.facts.line_over:  # llhttp wants more: it takes this for the beginning of HTTP/2
+                    return self.fail(BAD_VERSION if self.parser.get_http_version() == "2.0" else BAD_REQUEST)
                 self.facts.line_end = 0  # empty lines before a request
             return 0
         if self.facts.line_end != 4:
@@ -949,7 +988,9 @@ cdef class HookProtocol:
         return self.respond(self.edge.gate._refuse(self.route, code))
 
     cdef int log_access(self, Verdict verdict) except -1:
-        path = self.route.path if self.route is not None else self.target or b"-"
+        path = self.route.path if self.route is not None else (self.target or b"-").partition(b"?")[0]
+        if self.edge.token and self.edge.token in path:
+            path = path.replace(self.edge.token, b"***")
         access_log.info("%s %s %d %s", self.peer or "-", path.decode("latin-1"), verdict.status, verdict.name)
         return 0
 
@@ -958,6 +999,8 @@ cdef class HookProtocol:
         self.began = False
         self.begin_request()
         self.enter(UNREAD if self.blocked else IDLE)
+        if self.last:
+            self.close()
         return 0
 
     cdef void begin_request(self) noexcept:
@@ -975,7 +1018,7 @@ cdef class HookProtocol:
     cdef int go_on(self) except -1:
         """Read what came meanwhile; end if the peer has sent all."""
         cdef bytes chunk = self.ahead
-        if chunk is not None and (self.state == IDLE or self.state == OPENING) and not self.blocked:
+        if chunk is not None and self.state < UNREAD and not self.blocked and not self.taking:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)
@@ -1009,8 +1052,16 @@ cdef class HookProtocol:
         return 0
 
     cdef int close(self) except -1:
+        """Close when what is written has been sent; soon in any case."""
         if self.transport is not None:
+            if self.edge is not None and self.state != LINGER:
+                self.enter(LINGER)
             self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        if self.transport is not None:
+            self.transport.abort()
         return 0
 
     cdef int expire(self) except -1:
@@ -1022,9 +1073,7 @@ cdef class HookProtocol:
                 return self.fail(TIMEOUT)
         if state == UNREAD or state == LINGER:
             self.edge.count(TIMEOUTS, state == UNREAD)
-            self.transport.abort()
-            return 0
-        self.enter(CLOSED)
+            return self.abort()
         return self.close()
 
 

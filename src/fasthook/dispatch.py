@@ -56,13 +56,14 @@ class Lane:
 class _Runner:
     """One task of the dispatcher, and the update it has in hand."""
 
-    __slots__ = ("busy", "deadline", "delivery", "late", "task")
+    __slots__ = ("busy", "deadline", "delivery", "late", "replying", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.delivery: Delivery | None = None
         self.busy = False  # in the handler
         self.deadline = 0.0
+        self.replying = False  # the handler is done, and what it returned is on its way
         self.late = False  # cancelled because the deadline passed
 
 
@@ -226,6 +227,7 @@ class Dispatcher:
                     result = await call(delivery.update)
                     if result is not None:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
+                        runner.replying = True
                         await self._reply(delivery.update, result)
                 except (KeyboardInterrupt, GeneratorExit):
                     raise
@@ -236,6 +238,7 @@ class Dispatcher:
                 self._advance(lane)
             else:
                 await self._failed(runner, lane)
+            runner.replying = False
             if task.cancelling() or contextvars.copy_context() != clean:
                 return False  # the handler left something in its task or its context: the next one gets fresh ones
         return True
@@ -269,8 +272,10 @@ class Dispatcher:
         """The first update of a lane has `failure` set: try it again later, or bury it. Meanwhile the lane waits."""
         delivery = lane.first
         update = delivery.update
-        if self._stopped:
+        if self._stopped and not runner.replying:
             delivery.failure = None  # cut short by the stop: it is left, as if it had not been tried
+        elif self._stopped and isinstance(delivery.failure, asyncio.CancelledError):
+            delivery.failure = GaveUp("the server stopped before Telegram had the reply", "reply failed")
         elif runner.late and isinstance(delivery.failure, asyncio.CancelledError):
             delivery.failure = HandlerTimeout(f"the handler ran longer than {self._timeout:g} s and was cancelled")
         if delivery.failure is None:
@@ -295,15 +300,17 @@ class Dispatcher:
             lane.timer = self._loop.call_later(delay, self._again, lane)
 
     async def _give_up(self, delivery: Delivery) -> bool:
-        try:
-            await self._bury(delivery)
-        except (Exception, asyncio.CancelledError) as error:
+        burial = asyncio.ensure_future(self._bury(delivery))
+        while not burial.done():
+            with contextlib.suppress(asyncio.CancelledError):  # a stop waits for a letter that is being written
+                await asyncio.wait([burial])
+        error = asyncio.CancelledError() if burial.cancelled() else burial.exception()
+        if error is not None:
             update = delivery.update
             log.error(
                 "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error)
             )
-            return False
-        return True
+        return error is None
 
     def _again(self, lane: Lane) -> None:
         lane.timer = None
@@ -332,6 +339,9 @@ class Dispatcher:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)  # a handler that swallows its cancellation doesn't hold the stop
+        writing = [runner.task for runner in self._runners if runner.task and not runner.busy]
+        if writing:
+            await asyncio.wait(writing, timeout=10.0)
         for lane in self._lanes.values():
             if lane.timer:
                 lane.timer.cancel()

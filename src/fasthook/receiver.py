@@ -215,13 +215,17 @@ class Receiver:
         if self.running:
             self._dispatcher.hurry()
 
-    async def stop(self) -> None:
-        """Drain for `drain_timeout` seconds; what is left then is kept for the next start. QueueError: it is not."""
+    async def stop(self, seconds: float | None = None) -> None:
+        """Drain for so many seconds (default: `drain_timeout`), and keep what is left for the next start.
+
+        QueueError: it could not be kept.
+        """
         if not self.running or self._stopping:
             return
         self._stopping = True
         self.refuse_new()
-        left = self._acks.stop(await self._dispatcher.drain(self.settings.drain_timeout))
+        drain = self.settings.drain_timeout if seconds is None else seconds
+        left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
         try:

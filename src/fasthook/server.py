@@ -7,12 +7,15 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import os
+import shlex
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 
 import uvicorn
@@ -25,6 +28,7 @@ from fasthook.state import StateError
 log = logging.getLogger("fasthook")
 
 _BACKLOG = 2048
+_GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
 class ServerError(Exception):
@@ -68,12 +72,11 @@ def run(hook: Hook) -> int:
         loop_factory = uvloop.new_event_loop
     with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
         code = runner.run(_serve(hook, listener))
-    if hook.receiver.stuck:
-        log.error(
-            "%d plain functions still run in threads that cannot be stopped: leaving without them", hook.receiver.stuck
-        )
-        logging.shutdown()
-        os._exit(code)
+        if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
+            log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
+            sys.stdout.flush()
+            logging.shutdown()
+            os._exit(code)
     return code
 
 
@@ -95,7 +98,7 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
         await server.serve(sockets=[listener])
     finally:
         try:
-            await receiver.stop()
+            await receiver.stop(stop.left())
         except QueueError as error:
             log.error("%s", error)
             code = 1
@@ -109,8 +112,14 @@ class _Stop:
 
     def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
         self.signals = 0
+        self._since = 0.0
         self._hook = hook
         self._server = server
+
+    def left(self) -> float:
+        """Seconds of the drain that are left."""
+        drain = self._hook.settings.drain_timeout
+        return max(0.0, drain - (monotonic() - self._since)) if self.signals else drain
 
     def watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,6 +132,7 @@ class _Stop:
     def _stop(self, number: signal.Signals, _: FrameType | None = None) -> None:
         self.signals += 1
         if self.signals == 1:
+            self._since = monotonic()
             log.info("%s: stopping; running handlers have %g s", number.name, self._hook.settings.drain_timeout)
         else:
             self._server.force_exit = True
@@ -133,7 +143,7 @@ class _Stop:
 
 def _config(hook: Hook) -> uvicorn.Config:
     settings = hook.settings
-    return uvicorn.Config(
+    config = uvicorn.Config(
         hook,
         http="fasthook._protocol:HookProtocol" if settings.http == "compiled" else "httptools",
         ws="none",
@@ -145,10 +155,16 @@ def _config(hook: Hook) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=int(settings.drain_timeout) + 1,
+        timeout_graceful_shutdown=min(_GRACE, math.ceil(settings.drain_timeout)),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror or error
+        raise ServerError(f"--ssl-certfile: {settings.ssl_certfile} cannot be used: {why}") from None
+    return config
 
 
 # ---------------------------------------------------------------- the listener
@@ -157,9 +173,9 @@ def _config(hook: Hook) -> uvicorn.Config:
 def _listen(settings: Settings) -> socket.socket:
     try:
         return _bind(settings)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second: a host name that is none
         where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
-        why = error.strerror or str(error)
+        why = getattr(error, "strerror", None) or str(error)
         raise ServerError(f"cannot listen on {where}: {why}") from None
 
 
@@ -185,6 +201,8 @@ def _bind_unix(path: str) -> socket.socket:
         except FileNotFoundError:
             pass  # a free name
         except ConnectionRefusedError:
+            if not Path(path).is_socket():
+                raise OSError(errno.EEXIST, "a file is there that is not a socket") from None
             Path(path).unlink()  # left by a process that is gone
         else:
             raise OSError(errno.EADDRINUSE, "Address already in use")
@@ -232,9 +250,11 @@ def _curl(settings: Settings, where: str) -> str:
         """'{"update_id":'$(date +%s)',"message":{"message_id":1,"date":0,"""
         """"chat":{"id":1,"type":"private"},"text":"hello"}}'"""
     )
-    unix, host = (f"--unix-socket {where[5:]} ", "http://localhost") if where.startswith("unix:") else ("", where)
+    unix, host = "", where
+    if where.startswith("unix:"):
+        unix, host = f"--unix-socket {shlex.quote(where[5:])} ", "http://localhost"
     return (
-        f"curl -i {unix}{'-k ' if settings.ssl_certfile else ''}{host}{settings.path} "
+        f"curl -i {unix}{'-k ' if settings.ssl_certfile else ''}{shlex.quote(host + settings.path)} "
         f"-H 'X-Telegram-Bot-Api-Secret-Token: {settings.valid_secrets[0].decode()}' "
         f"-H 'Content-Type: application/json' -d {body}"
     )

@@ -70,36 +70,40 @@ class StateDir:
         path = self.path / "ring"
         try:
             known = self._known(path, capacity, limit)
-            ring = self._map(path, capacity, limit)
+            if known is None:
+                ring = self._map(path, capacity, limit)
+            else:  # whole under another name first: a crash here must not forget them
+                made = path.with_name("ring.new")
+                made.unlink(missing_ok=True)
+                ring = self._map(made, capacity, limit)
+                for bot, update_id in known:
+                    ring.claim(bot, update_id)
+                    ring.settle(bot, update_id)
+                made.replace(path)
         except OSError as error:
             raise StateError(f"{path}: cannot be used: {error.strerror}; set --state-dir") from None
-        for bot, update_id in known:
-            ring.claim(bot, update_id)
-            ring.settle(bot, update_id)
         ring.release_all()
         return ring
 
-    def _known(self, path: Path, capacity: int, limit: int) -> list[tuple[int, int]]:
-        """The ids that are done, of a ring that cannot go on as it is: made for other sizes, or damaged."""
+    def _known(self, path: Path, capacity: int, limit: int) -> list[tuple[int, int]] | None:
+        """The ids that are done, of a ring made for other sizes; None if there is none, or it can go on as it is."""
         if not path.exists() or path.stat().st_size == 0:
-            return []
+            return None
         data = bytearray(path.read_bytes())
-        known: list[tuple[int, int]] = []
         try:
             old_capacity, old_limit = _RING_SIZES.unpack_from(data)
             if DedupRing.nbytes(old_capacity, old_limit) != len(data):
                 raise ValueError("its size is wrong")
             old = DedupRing(old_capacity, old_limit, buffer=data)
             if (old_capacity, old_limit) == (capacity, limit):
-                return []
-            known = [(bot, update_id) for bot, update_id, done in old.items() if done]
-            path.unlink()
+                return None
+            return [(bot, update_id) for bot, update_id, done in old.items() if done]
         except (ValueError, struct.error) as error:
             aside = set_aside(path)
             log.error(
                 "%s is damaged (%s): duplicates from before this start are not known; kept as %s", path, error, aside
             )
-        return known
+            return None
 
     def _map(self, path: Path, capacity: int, limit: int) -> DedupRing:
         size = DedupRing.nbytes(capacity, limit)

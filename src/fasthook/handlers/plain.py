@@ -45,6 +45,8 @@ class PlainHandler:
         try:
             result = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                return future.result()  # it ended just then
             if future.running():
                 raise GaveUp(
                     "the handler is a plain function that ran too long: its thread cannot be stopped and still runs",

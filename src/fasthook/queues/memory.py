@@ -13,12 +13,14 @@ from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
+_SPILL = object()  # the place of a delivery that is in the spill
+
 
 class MemoryQueue:
     """A queue in memory. What it acknowledged survives an orderly stop, not a `kill -9`.
 
-    The spill is kept until a later stop replaces it: the updates of it that were settled in between are known by
-    their ids. `spill`: a directory, made when it is needed.
+    The spill is kept until all of it is settled; until then a crash leaves it as it was, and what of it was settled is
+    known by its id. `spill`: a directory, made when it is needed.
     """
 
     durable = False
@@ -28,6 +30,8 @@ class MemoryQueue:
         self.trouble: str | None = None
         self._spill = spill
         self._spilled = False  # there is something in the spill
+        self._unsettled = 0  # deliveries from the spill
+        self._emptied: asyncio.Future[None] | None = None
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
@@ -36,8 +40,11 @@ class MemoryQueue:
         updates = await asyncio.to_thread(self._read)
         self._spilled = bool(updates)
         for update in updates:
-            if redeliver(Delivery(update)):
+            if redeliver(Delivery(update, _SPILL)):
                 self.depth += 1
+                self._unsettled += 1
+        if self._spilled and not self._unsettled:
+            self._empty_spill()
         return self.depth
 
     def put(self, update: Update) -> bool:
@@ -47,9 +54,22 @@ class MemoryQueue:
 
     def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
         self.depth -= 1
+        if delivery.place is _SPILL:
+            self._unsettled -= 1
+            if not self._unsettled:
+                self._empty_spill()
+
+    def _empty_spill(self) -> None:
+        self._emptied = asyncio.get_running_loop().run_in_executor(None, self._write, [])
 
     async def close(self, left: Iterable[Delivery]) -> int:
         updates = [delivery.update for delivery in left]
+        if self._emptied is not None:
+            await asyncio.wait([self._emptied])
+            if (error := self._emptied.exception()) is None:
+                self._spilled = False
+            else:
+                log.error("the spill could not be emptied: %s", error)
         if updates or self._spilled:
             try:
                 await asyncio.to_thread(self._write, updates)

@@ -1,0 +1,297 @@
+"""`Hook` as an ASGI callable: what it says to a server, message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi.conftest import Run
+from fasthook import Hook, Update
+from fasthook.handlers import TargetError
+from fasthook.queues import QueueError
+from fasthook.settings import SettingsError
+from fasthook.state import StateDir, StateError
+from fasthook.testing import samples
+
+GENUINE = (b"x-telegram-bot-api-secret-token", b"asgi-secret")
+STARTED, STOPPED = "lifespan.startup.complete", "lifespan.shutdown.complete"
+
+
+async def call(hook: Hook, *messages: dict[str, Any], type: str = "http", **scope: Any) -> list[dict[str, Any]]:
+    """Call the hook with what a server would give it: what it sends."""
+    waiting = list(messages)
+    sent: list[dict[str, Any]] = []
+    asked = {"method": "POST", "path": "/webhook", "headers": [GENUINE], "http_version": "1.1", "client": ("::1", 5)}
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append({**message})
+
+    await hook({"type": type, **asked, **scope}, receive, send)
+    return sent
+
+
+def body(raw: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": raw, "more_body": more}
+
+
+@contextlib.asynccontextmanager
+async def started(hook: Hook) -> AsyncIterator[None]:
+    await hook.receiver.start()
+    try:
+        yield
+    finally:
+        await hook.receiver.stop()
+
+
+# ---------------------------------------------------------------- requests
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "2", "3"])
+def test_only_http_1_has_a_connection_header(run: Run, hook: Hook, version: str) -> None:
+    """RFC 9113, section 8.2.2."""
+
+    async def main() -> None:
+        async with started(hook):
+            headers = [GENUINE, (b"content-length", b"2000000")]
+            [start, _] = await call(hook, headers=headers, http_version=version)
+            assert start["status"] == 413
+            assert ((b"connection", b"close") in start["headers"]) == version.startswith("1.")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [(b"5", 200), (b"1048577", 413), (b"9" * 30, 413), (b"9" * 5000, 413), (b"-1", 200), (b"abc", 200), (b"", 200)],
+)
+def test_a_declared_length_that_servers_would_not_let_through(run: Run, hook: Hook, length: bytes, status: int) -> None:
+    async def main() -> None:
+        async with started(hook):
+            headers = [GENUINE, (b"content-length", length)]
+            [start, _] = await call(hook, body(samples.update(1)), headers=headers)
+            assert start["status"] == status
+
+    run(main())
+
+
+def test_a_client_that_went_away_gets_no_answer(run: Run, hook: Hook, handled: list[int]) -> None:
+    gone = {"type": "http.disconnect"}
+
+    async def main() -> None:
+        async with started(hook):
+            assert await call(hook, gone) == []
+            assert await call(hook, body(b'{"update_id":1', more=True), gone) == []
+            assert len(await call(hook, body(b'{"update', more=True), body(b'_id":1}'))) == 2
+
+    run(main())
+    assert handled == [1]
+
+
+def test_the_body_of_a_refused_request_is_not_read(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        async with started(hook):
+            assert len(await call(hook, path="/other")) == 2
+            assert len(await call(hook, method="GET")) == 2
+            assert len(await call(hook, headers=[])) == 2
+
+    run(main())
+
+
+def test_a_client_without_an_address(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        async with started(hook):
+            for client in (None, ["unix", None]):
+                [start, _] = await call(hook, headers=[], client=client)
+                assert start["status"] == 401
+
+    run(main())
+
+
+def test_a_path_that_is_not_ascii(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        async with started(hook):
+            for path in ("/webhook\N{SNOWMAN}", "/\N{REPLACEMENT CHARACTER}", ""):
+                [start, _] = await call(hook, path=path)
+                assert start["status"] == 404
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "status"),
+    [
+        ("", "/webhook", 200),
+        ("/api", "/webhook", 200),
+        ("/api", "/api/webhook", 200),
+        ("/webhook", "/webhook/webhook", 200),
+        ("/api", "/apix/webhook", 404),
+        ("/api", "/api", 404),
+        ("/api", "/other/webhook", 404),
+        ("", "/webhook/", 404),
+    ],
+)
+def test_a_root_path(run: Run, hook: Hook, root: str, path: str, status: int) -> None:
+    async def main() -> None:
+        async with started(hook):
+            [start, _] = await call(hook, body(samples.update(1)), path=path, root_path=root)
+            assert start["status"] == status
+
+    run(main())
+
+
+def test_other_kinds_of_connection(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        [close] = await call(hook, {"type": "websocket.connect"}, type="websocket")
+        assert close == {"type": "websocket.close", "code": 1003, "reason": "updates come by POST"}
+        with pytest.raises(ValueError, match="fasthook serves http and lifespan, not 'telnet'"):
+            await call(hook, type="telnet")
+
+    run(main())
+
+
+# ---------------------------------------------------------------- start and stop
+
+
+def lifespan(*messages: str) -> tuple[dict[str, str], ...]:
+    return tuple({"type": f"lifespan.{message}"} for message in messages)
+
+
+def test_start_and_stop(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            sent = await call(hook, *lifespan("startup", "shutdown"), type="lifespan")
+            assert [message["type"] for message in sent] == [STARTED, STOPPED]
+
+    run(main())
+
+
+def test_a_start_that_fails(run: Run, hook: Hook, tmp_path: Path) -> None:
+    async def main() -> None:
+        other = StateDir(tmp_path / "state")
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> dict[str, str]:
+            return {"type": "lifespan.startup"}
+
+        with pytest.raises(StateError):
+            await hook({"type": "lifespan"}, receive, send)
+        [failed] = sent
+        assert failed["type"] == "lifespan.startup.failed"
+        assert failed["message"].startswith(f"the state directory {tmp_path}/state is in use by process ")
+        other.close()
+        sent = await call(hook, *lifespan("startup", "shutdown"), type="lifespan")
+        assert [message["type"] for message in sent] == [STARTED, STOPPED]
+
+    run(main())
+
+
+def test_a_stop_that_fails(run: Run, make: Callable[..., Hook], tmp_path: Path) -> None:
+    async def handler(update: Update) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        hook = make(handler, drain_timeout=0)
+        sent: list[dict[str, Any]] = []
+        messages = list(lifespan("startup", "shutdown"))
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> dict[str, str]:
+            if len(messages) == 1:
+                await call(hook, body(samples.update(1)))
+                (tmp_path / "state" / "spill").write_text("in the way")
+            return messages.pop(0)
+
+        with pytest.raises(QueueError):
+            await hook({"type": "lifespan"}, receive, send)
+        assert [message["type"] for message in sent] == [STARTED, "lifespan.shutdown.failed"]
+        assert sent[1]["message"].startswith("1 updates are lost: ")
+        assert not hook.receiver.running
+        StateDir(tmp_path / "state").close()  # nobody holds it any more
+
+    run(main())
+
+
+def test_what_is_around_the_handler(run: Run, make: Callable[..., Hook]) -> None:
+    told: list[Any] = []
+
+    @contextlib.asynccontextmanager
+    async def around(app: Any) -> AsyncIterator[dict[str, str]]:
+        told.append(app)
+        yield {"db": "the database"}
+        told.append("left")
+
+    async def handler(update: Update) -> None:
+        told.append(update.state["db"])
+
+    hook = make(handler, lifespan=around)
+
+    async def main() -> None:
+        async with started(hook):
+            for update_id in range(2):
+                await call(hook, body(samples.update(update_id)))
+
+    run(main())
+    assert told == [hook, "the database", "the database", "left"]
+
+
+def test_what_comes_from_the_spill_has_the_state_too(run: Run, make: Callable[..., Hook]) -> None:
+    @contextlib.asynccontextmanager
+    async def around(app: Any) -> AsyncIterator[int]:
+        yield 17
+
+    found: list[Any] = []
+
+    async def never(update: Update) -> None:
+        await asyncio.Event().wait()
+
+    async def handler(update: Update) -> None:
+        found.append((update.update_id, update.state))
+
+    async def main() -> None:
+        hook = make(never, drain_timeout=0)
+        async with started(hook):
+            await call(hook, body(samples.update(1)))
+        async with started(make(handler, lifespan=around)):
+            pass
+
+    run(main())
+    assert found == [(1, 17)]
+
+
+def test_what_is_around_the_handler_fails(run: Run, make: Callable[..., Hook], tmp_path: Path) -> None:
+    @contextlib.asynccontextmanager
+    async def around(app: Any) -> AsyncIterator[None]:
+        raise ConnectionError("no database")
+        yield
+
+    async def main() -> None:
+        with pytest.raises(ConnectionError, match="no database"):
+            await make(lifespan=around).receiver.start()
+        StateDir(tmp_path / "state").close()  # nobody holds it any more
+
+    run(main())
+
+
+def test_a_hook_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(update: Update) -> None: ...
+
+    with pytest.raises(SettingsError, match="conncurrency: no such setting; did you mean concurrency"):
+        Hook(handler, conncurrency=5)
+    with pytest.raises(TargetError, match="a int is not a handler"):
+        Hook(5)
+    monkeypatch.setenv("FASTHOOK_PORT", "x")
+    with pytest.raises(SettingsError, match="FASTHOOK_PORT: must be"):
+        Hook(handler)

@@ -1,0 +1,38 @@
+"""A bot in a directory of its own, served by the installed command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import Server
+
+
+@pytest.fixture
+def bot(tmp_path: Path) -> Bot:
+    """The bot, in the test's directory."""
+    return Bot(tmp_path)
+
+
+@pytest.fixture
+def start(bot: Bot) -> Iterator[Callable[..., Server]]:
+    """Start `fasthook run` for the bot; what still runs at the end is killed."""
+    servers: list[Server] = []
+
+    def started(*options: str, target: str = "bot:handler", env: dict[str, str] | None = None) -> Server:
+        servers.append(Server(bot.directory, target, "--port", "0", *options, env=env))
+        return servers[-1]
+
+    yield started
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(params=["compiled", "asgi"])
+def door(request: pytest.FixtureRequest) -> str:
+    """`--http`: both doors keep the same promises."""
+    name: str = request.param
+    return name

@@ -1,0 +1,170 @@
+"""The installed command in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("fasthook")
+SECRET = "e2e-secret"
+PATIENCE = 30.0  # seconds that a test waits for something before it fails
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a process gets: none of the settings and proxies of who runs the tests."""
+    ours = re.compile(r"FASTHOOK_.*|BOT_TOKEN|.*_proxy", re.IGNORECASE)
+    return {name: value for name, value in os.environ.items() if not ours.fullmatch(name)} | more
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that came to its end by itself."""
+
+    code: int
+    lines: tuple[str, ...]  # standard error
+
+    @property
+    def line(self) -> str:
+        """The one line that a person is told."""
+        said = [line for line in self.lines if line.startswith("fasthook:")]
+        assert len(said) == 1, self.lines
+        return said[0]
+
+
+def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+    """Run a command that ends by itself."""
+    command = [str(COMMAND), *arguments]
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return Ended(done.returncode, tuple(done.stderr.splitlines()))
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+
+class Server:
+    """`fasthook run` with these arguments. It is ready when this returns."""
+
+    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self.process = subprocess.Popen(
+            [str(COMMAND), "run", *arguments],
+            cwd=directory,
+            env=environment(**(env or {})),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            banner = self.until(r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)")
+        except BaseException:
+            self.kill()
+            raise
+        host, port, self.uds, self.path = banner.groups()
+        self.address = (host, int(port)) if port else ("", 0)
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def find(self, pattern: str) -> list[re.Match[str]]:
+        """What matches on standard error until now."""
+        return [found for line in list(self.lines) if (found := re.search(pattern, line))]
+
+    def until(self, pattern: str, count: int = 1) -> re.Match[str]:
+        """Wait for so many lines on standard error that match; the last of them."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, PATIENCE)
+            matches = self.find(pattern)
+        assert found and len(matches) >= count, "\n".join([f"no line matches {pattern!r} in:", *self.lines])  # noqa: PT018
+        return matches[count - 1]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self) -> int:
+        """Stop as a service manager does, and wait for the end."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    # ------------------------------------------------------------ requests
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A new connection."""
+        if not self.uds:
+            return http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.directory / self.uds))
+        return connection
+
+    def post(self, body: bytes, connection: http.client.HTTPConnection | None = None) -> Response:
+        """Post an update as Telegram does, on a connection of its own if none is given."""
+        return self.ask("POST", self.path, body, {"X-Telegram-Bot-Api-Secret-Token": SECRET}, connection)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        connection: http.client.HTTPConnection | None = None,
+    ) -> Response:
+        used = connection or self.connect()
+        try:
+            used.request(method, path, body, dict(headers or {}))
+            return answer(used)
+        finally:
+            if connection is None:
+                used.close()
+
+
+def answer(connection: http.client.HTTPConnection) -> Response:
+    """The answer to the request that was just sent."""
+    response = connection.getresponse()
+    body = response.read()
+    return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, body)

@@ -1,0 +1,117 @@
+"""Signals: what runs may finish, what is left is kept, and a second signal does not wait."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import SECRET, Server
+from fasthook.testing import samples
+
+Start = Callable[..., Server]
+
+
+def say(server: Server, update_id: int, text: str, chat: int = 1) -> None:
+    assert server.post(samples.update(update_id, chat_id=chat, text=text)).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_drain_handles_what_was_accepted(start: Start, bot: Bot, number: int) -> None:
+    server = start("--secret", SECRET, "--concurrency", "1", env={"PAUSE": "0.01"})
+    for update_id in range(20):
+        say(server, update_id, "", chat=update_id % 3)
+    server.signal(number)
+    assert server.wait() == 0
+    assert sorted(one.update_id for one in bot.handled) == list(range(20))
+    server.until(f"{signal.Signals(number).name}: stopping; running handlers have 30 s")
+
+
+def test_a_retry_is_waited_for(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET)
+    say(server, 1, "fail once")
+    say(server, 2, "")
+    server.until("update 1 .message.: attempt 1 of 4 failed")
+    assert server.stop() == 0
+    assert [(one.update_id, one.attempt) for one in bot.handled] == [(1, 2), (2, 1)]
+
+
+def test_a_second_signal_stops_at_once_and_loses_nothing(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "1h", env={"HELD": "1"})
+    for update_id in range(10):
+        say(server, update_id, "", chat=update_id % 2)
+    server.signal(signal.SIGINT)
+    server.until("SIGINT: stopping")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    server.until("5 updates are not handled yet: they are kept, and handled first at the next start")
+    assert start("--secret", SECRET).stop() == 0
+    assert bot.by_chat == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7, 9]}
+
+
+def test_two_signals_at_the_same_instant(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "1h", env={"HELD": "1"})
+    say(server, 1, "")
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    assert start("--secret", SECRET).stop() == 0
+    assert bot.by_chat == {1: [1]}
+
+
+def test_an_idle_connection_does_not_hold_the_stop(start: Start, door: str) -> None:
+    server = start("--secret", SECRET, "--http", door)
+    connection = server.connect()
+    assert server.post(samples.update(1), connection).status == 200
+    assert server.stop() == 0
+    connection.close()
+
+
+def test_a_plain_function_that_hangs_does_not_hold_the_stop(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "0", target="bot:plain")
+    say(server, 1, "hang")
+    say(server, 2, "after it")
+    assert server.stop() == 0
+    server.until("1 (handlers|plain functions) still run .*: leaving without them")
+    (bot.directory / "bot.py").write_text((bot.directory / "bot.py").read_text().replace('"hang"', '"never"'))
+    assert start("--secret", SECRET, target="bot:plain").stop() == 0
+    assert bot.by_chat == {1: [1, 2]}
+
+
+def test_a_handler_that_swallows_its_cancellation_does_not_hold_the_stop(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "0")
+    say(server, 1, "swallow")
+    say(server, 2, "after it")
+    assert server.stop() == 0
+    (bot.directory / "bot.py").write_text((bot.directory / "bot.py").read_text().replace('"swallow"', '"never"'))
+    assert start("--secret", SECRET).stop() == 0
+    assert bot.by_chat == {1: [1, 2]}
+
+
+def test_what_was_handled_before_a_crash_is_not_handled_again(start: Start, bot: Bot) -> None:
+    """Nor is what came from the spill and was settled in between."""
+    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
+    say(server, 1, "")
+    say(server, 2, "", chat=2)
+    assert server.stop() == 0
+    server = start("--secret", SECRET, env={"HELD": "3"})
+    say(server, 3, "", chat=3)
+    say(server, 4, "raise", chat=4)
+    server.until("update 4 .message.: attempt 1 of 4 failed")  # so that what came before it is handled
+    server.kill()
+    server = start("--secret", SECRET)
+    for update_id, chat in [(1, 1), (2, 2), (3, 3)]:
+        say(server, update_id, "", chat=chat)
+    assert server.stop() == 0
+    assert bot.by_chat == {2: [2], 1: [1], 3: [3]}
+
+
+def test_a_queue_that_is_smaller_after_a_restart_loses_nothing(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
+    for update_id in range(20):
+        say(server, update_id, "")
+    assert server.stop() == 0
+    assert start("--secret", SECRET, "--queue-size", "3").stop() == 0
+    assert bot.by_chat == {1: list(range(20))}

@@ -1,0 +1,299 @@
+"""uvicorn's lifecycle: how the class starts, counts and stops, also in a configuration of the user's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from edge.client import BODY, connected, exchange, head, new_id, numbered, post, still_open
+from edge.conftest import Run, Serve
+from edge.rows import CHUNKED
+from edge.serving import PATIENCE, PROTOCOL, RUN, Certificate, Process, Served, bot_in
+from edge.test_connection import Held
+from fasthook._protocol import HookProtocol
+
+
+def one() -> bytes:
+    return numbered(post(), new_id())
+
+
+# ---------------------------------------------------------------- counting
+
+
+def test_uvicorn_sees_connections_and_requests(serve: Serve, loop_name: str) -> None:
+    served = serve(loop=loop_name)
+    state = served.server.server_state
+    with connected(served) as first, connected(served) as second:
+        still_open(first)
+        still_open(second)
+        assert len(state.connections) == 2
+        assert all(isinstance(connection, HookProtocol) for connection in state.connections)
+        for peer in (first, second):
+            peer.send(one() * 3 + b"nonsense\r\n\r\n")
+            assert [peer.read().status for _ in range(4)] == [200, 200, 200, 400]
+        assert state.total_requests == 10
+    gone(served)
+
+
+def gone(served: Served) -> None:
+    """Wait until no connection is left."""
+    end = time.monotonic() + PATIENCE
+    while served.server.server_state.connections:
+        assert time.monotonic() < end, "connections are left"
+        served.settle()
+
+
+def test_limit_max_requests(serve: Serve, loop_name: str) -> None:
+    served = serve(loop=loop_name, options={"limit_max_requests": 5})
+    with connected(served) as peer:
+        for _ in range(5):
+            peer.send(one())
+            assert peer.read().status == 200
+        assert peer.rest() == b""
+    served.join()
+    assert served.server.server_state.total_requests == 5
+    assert not served.hook.receiver.running
+
+
+# ---------------------------------------------------------------- stopping
+
+UNDER_WAY = {
+    "in the request line": 5,
+    "in the headers": 60,
+    "in the body": len(post()) - 10,
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_an_idle_connection_is_closed_at_once(
+    serve: Serve, loop_name: str, certificate: Certificate, tls: bool
+) -> None:
+    served = serve(loop=loop_name, certificate=certificate if tls else None, keep_alive=60)
+    with connected(served) as used, connected(served) as silent:
+        used.send(one())
+        assert used.read().status == 200
+        served.settle()
+        served.ask_to_stop()
+        assert used.rest() == b""
+        assert silent.rest() == b""
+    served.join()
+
+
+@pytest.mark.parametrize("sent", UNDER_WAY.values(), ids=UNDER_WAY.keys())
+@pytest.mark.parametrize("used", [False, True], ids=["first", "second"])
+def test_a_request_under_way_gets_its_answer(serve: Serve, loop_name: str, sent: int, used: bool) -> None:
+    served = serve(loop=loop_name)
+    update_id = new_id()
+    request = numbered(post(), update_id)
+    with connected(served) as peer, connected(served) as idle:
+        still_open(idle)
+        if used:
+            still_open(peer)
+        peer.send(request[:sent])
+        served.settle()
+        served.ask_to_stop()
+        assert idle.rest() == b""  # the stop has begun
+        peer.send(request[sent:])
+        answer = peer.read()
+        assert (answer.status, answer.closes) == (200, True)
+        assert peer.rest() == b""
+    assert served.seen.wait_for(update_id) == numbered(BODY, update_id)
+    served.join()
+
+
+def test_an_answer_that_waits_is_given(serve: Serve, loop_name: str) -> None:
+    served = serve(loop=loop_name)
+    queue = Held(served)
+    later = new_id()
+    with connected(served) as peer, connected(served) as idle:
+        still_open(idle)
+        peer.send(one() + numbered(post(), later))
+        queue.wait_for_one()
+        served.ask_to_stop()
+        assert idle.rest() == b""
+        queue.answer_one()
+        answer = peer.read()
+        assert (answer.status, answer.closes) == (200, True)
+        assert peer.rest() == b""
+    served.join()
+    assert served.seen.times(later) == 0
+
+
+def test_what_comes_behind_the_last_answer_is_not_taken(serve: Serve) -> None:
+    served = serve()
+    later = new_id()
+    first = one()
+    with connected(served) as peer, connected(served) as idle:
+        still_open(idle)
+        peer.send(first[:10])
+        served.settle()
+        served.ask_to_stop()
+        assert idle.rest() == b""
+        peer.send(first[10:] + numbered(post(), later))
+        assert peer.read().closes
+        assert peer.rest() == b""
+    served.join()
+    assert served.seen.times(later) == 0
+
+
+def test_a_stop_ends_a_refused_body(serve: Serve) -> None:
+    """A connection that is answered already and still sends its body is not kept for the rest of it."""
+    served = serve(body_timeout=2)
+    with connected(served) as peer:
+        peer.send(head(CHUNKED, line=b"POST /other HTTP/1.1"))
+        assert peer.read().status == 404
+        served.ask_to_stop()
+        assert peer.rest() == b""
+    served.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_of_fasthook_run(run: Run, number: int) -> None:
+    process = run()
+    with connected(process) as idle, connected(process) as busy:
+        for peer in (idle, busy):
+            peer.send(one())
+            assert peer.read().status == 200
+        busy.send(post()[:60])
+        process.process.send_signal(number)
+        assert idle.rest() == b""
+        busy.send(numbered(post()[60:], new_id()))
+        answer = busy.read()
+        assert answer.status in (200, 503)
+        assert answer.closes
+        assert busy.rest() == b""
+    assert process.process.wait(PATIENCE) == 0
+
+
+# ---------------------------------------------------------------- a configuration of the user's own
+
+
+@pytest.fixture
+def processes() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def uvicorn_cli(
+    processes: contextlib.ExitStack, directory: Path, *options: str, certificate: Certificate | None = None
+) -> Process:
+    """`uvicorn bot:hook` with the class, on a Unix socket."""
+    path = str(directory / "uvicorn.sock")
+    tls = ["--ssl-certfile", str(certificate.chain)] if certificate else []
+    command = ["-m", "uvicorn", "bot:hook", "--http", PROTOCOL, "--uds", path, *tls, *options]
+    process = Process(command, bot_in(directory), address=path, family=socket.AF_UNIX, certificate=certificate)
+    processes.callback(process.stop)
+    process.wait_for("running on")
+    return process
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_uvicorn_with_an_import_string(tmp_path: Path, processes: contextlib.ExitStack, loop: str) -> None:
+    process = uvicorn_cli(processes, tmp_path, "--loop", loop)
+    with connected(process) as peer:
+        peer.send(one() + head(line=b"GET / HTTP/1.1") + one())
+        assert [peer.read().status for _ in range(3)] == [200, 404, 200]  # read() sees that there is no date or server
+        process.process.send_signal(signal.SIGTERM)
+        assert peer.rest() == b""
+    process.process.wait(PATIENCE)
+    assert "Traceback" not in process.output
+
+
+def test_uvicorn_stops_after_so_many_requests(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    process = uvicorn_cli(processes, tmp_path, "--limit-max-requests", "3")
+    with connected(process) as peer:
+        for _ in range(3):
+            peer.send(one())
+            assert peer.read().status == 200
+        assert peer.rest() == b""
+    assert process.process.wait(PATIENCE) == 0
+
+
+def test_uvicorn_with_tls(tmp_path: Path, processes: contextlib.ExitStack, certificate: Certificate) -> None:
+    process = uvicorn_cli(processes, tmp_path, certificate=certificate)
+    with connected(process) as peer:
+        peer.send(one())
+        assert peer.read().status == 200
+
+
+def test_a_hook_that_was_not_started(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "fasthook"):
+        served = serve(options={"lifespan": "off"})
+        with connected(served) as peer:
+            assert peer.rest() == b""
+        gone(served)
+    assert "lifespan" in caplog.text
+
+
+def test_something_else_than_a_hook() -> None:
+    async def application(scope: object, receive: object, send: object) -> None: ...
+
+    config = uvicorn.Config(application, http=PROTOCOL, log_config=None)
+    config.load()
+    with asyncio.Runner() as runner, pytest.raises(TypeError, match=r"fasthook\.Hook"):
+        HookProtocol(config, ServerState(), {}, runner.get_loop())
+
+
+# ---------------------------------------------------------------- where it listens
+
+
+def test_tls_of_fasthook_run(run: Run, certificate: Certificate) -> None:
+    process = run(certificate=certificate)
+    with connected(process) as peer:
+        peer.send(one())
+        assert peer.read().status == 200
+
+
+def test_a_tls_handshake_has_the_time_of_a_head(run: Run, certificate: Certificate) -> None:
+    process = run("--header-timeout", "1", certificate=certificate)
+    process.certificate = None
+    for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
+        with connected(process) as peer:
+            peer.socket.sendall(sent)
+            peer.rest()  # fails if it takes longer than a test waits
+
+
+def test_a_unix_socket(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    path = str(tmp_path / "edge.sock")
+    process = Process([*RUN, "--uds", path], bot_in(tmp_path), address=path, family=socket.AF_UNIX)
+    processes.callback(process.stop)
+    process.wait_for("fasthook serves")
+    assert [answer.status for answer in exchange(process, one() + one())] == [200, 200]
+    wrong = post().replace(b"edge-secret", b"wrong")
+    assert [answer.status for answer in exchange(process, wrong)] == [401]
+
+
+def test_an_inherited_descriptor(run: Run) -> None:
+    process = run()
+    assert "--fd" in process.process.args  # type: ignore[operator]
+    assert [answer.status for answer in exchange(process, one() + one())] == [200, 200]
+
+
+def test_ipv6(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    if not has_ipv6():
+        if os.environ.get("CI") == "true":
+            pytest.fail("no IPv6 on this machine")
+        pytest.skip("no IPv6 on this machine")
+    process = Process([*RUN, "--host", "::1", "--port", "0"], bot_in(tmp_path), family=socket.AF_INET6)
+    processes.callback(process.stop)
+    process.address = ("::1", int(process.wait_for(r"http://\[::1\]:(\d+)")[1]))
+    assert [answer.status for answer in exchange(process, numbered(post(host=b"Host: [::1]"), new_id()))] == [200]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False

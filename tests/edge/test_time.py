@@ -1,0 +1,267 @@
+"""Deadlines: a head, a body and an idle connection each have a time of their own, and no drip makes it longer."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fasthook._protocol
+from edge.client import BODY, Peer, Response, connected, head, new_id, numbered, parse_all, post
+from edge.conftest import Serve
+from edge.rows import CHUNKED, OLD
+from edge.serving import LOOPS, PATIENCE, Certificate, Served
+from edge.wire import Rig, Wire, rest
+from fasthook._protocol import EDGE_COUNTERS, Edge
+
+TIMES = {"header_timeout": 1.0, "body_timeout": 2.0, "keep_alive": 3.0}
+LATE = (
+    4.0  # seconds that a deadline may be passed before a test fails: machines are busy, and the reaper comes by turns
+)
+DRIP = 0.05
+
+
+@dataclass
+class End:
+    """What became of a connection: how long it lasted from its last step, what was answered by then."""
+
+    after: float
+    answers: list[Response] = field(default_factory=list)
+
+
+Step = Callable[[Peer], End]
+
+
+def drips(data: bytes, before: bytes = b"") -> Step:
+    """Send `before`, then a byte every now and then for as long as the server stays."""
+
+    def run(peer: Peer) -> End:
+        peer.send(before)
+        begun = time.monotonic()
+        for n in range(len(data)):
+            peer.socket.sendall(data[n : n + 1])
+            if select.select([peer.socket], [], [], DRIP)[0]:
+                break
+        return ended(peer, begun)
+
+    return run
+
+
+def stops(data: bytes = b"") -> Step:
+    """Send bytes, then nothing more."""
+
+    def run(peer: Peer) -> End:
+        peer.send(data)
+        return ended(peer, time.monotonic())
+
+    return run
+
+
+def behind(then: Step, request: bytes = post()) -> Step:
+    """The same behind a whole request."""
+
+    def run(peer: Peer) -> End:
+        peer.send(numbered(request, new_id()))
+        assert peer.read().status == 200
+        return then(peer)
+
+    return run
+
+
+def ended(peer: Peer, begun: float) -> End:
+    answers = parse_all(peer.rest())
+    return End(time.monotonic() - begun, answers)
+
+
+LONG = b"X" * 100_000
+KEPT = post(b"Connection: keep-alive", line=OLD)
+UNSENT = post()[: -len(BODY)]
+#: What the peer does, which time ends it, and what is answered.
+WHAT: dict[str, tuple[Step, str, list[int]]] = {
+    "silent": (stops(), "header_timeout", []),
+    "half a head": (stops(b"POST /web"), "header_timeout", [408]),
+    "a head without an end": (stops(head()[:-2]), "header_timeout", [408]),
+    "dripped request line": (drips(LONG, b"POST /webhook?"), "header_timeout", [408]),
+    "dripped head": (drips(head(b"X: " + LONG)), "header_timeout", [408]),
+    "dripped headers": (drips(b"X: y\r\n" * 60, head()[:-2]), "header_timeout", [408]),
+    "no body": (stops(UNSENT), "body_timeout", [408]),
+    "half a body": (stops(post()[:-5]), "body_timeout", [408]),
+    "chunked, no body": (stops(head(CHUNKED)), "body_timeout", [408]),
+    "dripped body": (drips(LONG, head(b"Content-Length: 100000")), "body_timeout", [408]),
+    "dripped chunks": (drips(b"1\r\nx\r\n" * 1000, head(CHUNKED)), "body_timeout", [408]),
+    "dripped trailer": (drips(LONG, head(CHUNKED) + b"0\r\nX: "), "body_timeout", [408]),
+    "expected, and not sent": (stops(post(b"Expect: 100-continue")[: -len(BODY)]), "body_timeout", [408]),
+    "refused, its body not sent": (stops(UNSENT.replace(b"webhook", b"other")), "body_timeout", [404]),
+    "idle": (behind(stops()), "keep_alive", []),
+    "idle, HTTP/1.0": (behind(stops(), KEPT), "keep_alive", []),
+    "half a head behind a request": (behind(stops(b"POST ")), "header_timeout", [408]),
+    "dripped head behind a request": (behind(drips(LONG, b"POST /webhook?")), "header_timeout", [408]),
+    "half a body behind a request": (behind(stops(post()[:-5])), "body_timeout", [408]),
+}
+
+
+class Ends:
+    """What becomes of all of these connections, which begin together."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self._found: dict[str, End | BaseException] = {}
+        self._threads = {name: threading.Thread(target=self._try, args=(name,)) for name in WHAT}
+        for thread in self._threads.values():
+            thread.start()
+
+    def _try(self, name: str) -> None:
+        try:
+            with connected(self.served) as peer:
+                self._found[name] = WHAT[name][0](peer)
+        except BaseException as error:
+            self._found[name] = error
+
+    def of(self, name: str) -> End:
+        self._threads[name].join(PATIENCE)
+        found = self._found[name]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def join(self) -> None:
+        for thread in self._threads.values():
+            thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module", params=[*LOOPS, "uvloop-tls"])
+def ends(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[Ends]:
+    loop, _, tls = request.param.partition("-")
+    state = tmp_path_factory.mktemp("time") / "state"
+    served = Served(state, loop=loop, certificate=certificate if tls else None, **TIMES)
+    ends = Ends(served)
+    yield ends
+    ends.join()
+    served.stop()
+
+
+@pytest.mark.parametrize("name", WHAT)
+def test_deadline(name: str, ends: Ends) -> None:
+    _, setting, statuses = WHAT[name]
+    end = ends.of(name)
+    assert [answer.status for answer in end.answers] == statuses
+    assert TIMES[setting] - 2 * DRIP <= end.after <= TIMES[setting] + LATE
+    if 408 in statuses:
+        assert end.answers[-1].closes
+
+
+def test_deadlines_are_counted(ends: Ends) -> None:
+    """One for each that had to be ended before its request was whole; an idle connection is none."""
+    ends.join()
+    stats = ends.served.hook.receiver.gate.stats
+    counted = stats.counter(stats.counters - len(EDGE_COUNTERS) + EDGE_COUNTERS.index("timeouts"))
+    assert counted == sum(setting != "keep_alive" for _, setting, _ in WHAT.values())
+
+
+def test_a_busy_connection_is_not_idle(serve: Serve) -> None:
+    """Each request begins the time anew."""
+    served = serve(keep_alive=1)
+    with connected(served) as peer:
+        for _ in range(7):
+            peer.send(numbered(post(), new_id()))
+            assert peer.read().status == 200
+            assert not select.select([peer.socket], [], [], 0.3)[0], "closed too early"
+
+
+@pytest.mark.parametrize(("before", "setting"), [(20, "header_timeout"), (len(post()) - 10, "body_timeout")])
+def test_a_blocked_loop_is_not_held_against_the_peer(serve: Serve, loop_name: str, before: int, setting: str) -> None:
+    """What came in time is read before a deadline that has passed meanwhile is kept."""
+    served = serve(loop=loop_name, **{setting: 0.5})
+    request = numbered(post(), new_id())
+    with connected(served) as peer:
+        peer.send(request[:before], [before])
+        served.settle()
+        blocked = threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            time.sleep(1)
+
+        served.loop.call_soon_threadsafe(block)
+        assert blocked.wait(PATIENCE)
+        peer.send(request[before:])
+        assert peer.read().status == 200
+
+
+# ---------------------------------------------------------------- with a clock of the test's own
+
+
+class Loop:
+    """A loop that keeps what the edge has scheduled for later."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.handles: list[asyncio.TimerHandle] = []
+
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+        handle = self._loop.call_later(delay, callback, *arguments)
+        if isinstance(getattr(callback, "__self__", None), Edge):
+            self.handles.append(handle)
+        return handle
+
+    @property
+    def waiting(self) -> int:
+        """Timers that have not run out."""
+        return sum(not handle.cancelled() and handle.when() > self._loop.time() for handle in self.handles)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with asyncio.Runner() as runner:
+        rig = Rig(Loop(runner.get_loop()), tmp_path / "state")  # type: ignore[arg-type]
+        yield rig
+        rig.close()
+
+
+def test_one_reaper_however_connections_come_and_go(rig: Rig) -> None:
+    for _ in range(100):
+        assert [answer.status for answer in parse_all(rig.talk([numbered(post(), new_id())]))] == [200]
+    assert rig.loop.waiting <= 1  # type: ignore[attr-defined]
+
+
+def test_an_unread_answer_has_a_deadline(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 s from when the peer stopped to read; the edge looks about once a second."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(fasthook._protocol, "monotonic", lambda: clock[0])
+    wire = rig.loop.run_until_complete(unread(rig))
+    edge = rig.receiver.edge
+    edge.reap()
+    clock[0] += 29
+    edge.reap()
+    assert not wire.closing
+    clock[0] += 4
+    edge.reap()
+    assert wire.closing
+    assert edge_counter(rig, "timeouts") == 1
+    rig.loop.run_until_complete(rest())
+
+
+async def unread(rig: Rig) -> Wire:
+    """A connection whose peer has stopped to read its answers."""
+    wire = rig.connect()
+    assert await wire.feed(numbered(post(), new_id()))
+    wire.protocol.pause_writing()
+    await rest()
+    return wire
+
+
+def edge_counter(rig: Rig, name: str) -> int:
+    stats = rig.receiver.gate.stats
+    return stats.counter(stats.counters - len(EDGE_COUNTERS) + EDGE_COUNTERS.index(name))

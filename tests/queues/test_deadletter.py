@@ -1,0 +1,135 @@
+"""Dead letters on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.store import Store, StoreError
+
+letters = st.builds(
+    DeadLetter,
+    reason=st.text(st.characters(exclude_categories=["Cs"])),
+    bot_id=st.integers(0, 2**53),
+    raw=st.binary(),
+    attempts=st.integers(0, 101),
+    received_at=st.floats(0, 1e11),
+    died_at=st.floats(0, 1e11),
+    traceback=st.text(st.characters(exclude_categories=["Cs"])),
+)
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+def letter(raw: bytes = b"{}", error: BaseException | None = None) -> DeadLetter:
+    return DeadLetter.of("failed", 5, raw, attempts=4, received_at=1.5, error=error)
+
+
+@given(letters)
+def test_packed_and_unpacked(letter: DeadLetter) -> None:
+    assert DeadLetter.unpack(letter.pack()) == letter
+
+
+@pytest.mark.parametrize("record", [b"", b"\n", b"{", b"[]\n", b"{}\nraw", b'{"a":1}\n', b"\xff\n"])
+def test_not_a_dead_letter(record: bytes) -> None:
+    with pytest.raises(ValueError):
+        DeadLetter.unpack(record)
+
+
+def test_it_has_the_traceback() -> None:
+    def break_it() -> None:
+        raise ValueError("lone \ud800 surrogate")
+
+    try:
+        break_it()
+    except ValueError as error:
+        made = letter(error=error)
+    found = DeadLetter.unpack(made.pack())
+    assert "in break_it" in found.traceback
+    assert found.traceback.rstrip().endswith("ValueError: lone ? surrogate")
+    assert letter().traceback == ""
+
+
+def test_they_are_kept_in_order(tmp_path: Path) -> None:
+    async def add(*numbers: int) -> None:
+        dead = DeadLetters(tmp_path / "dead")
+        await asyncio.gather(*(dead.add(letter(b"%d" % n)) for n in numbers))
+        dead.close()
+
+    run(add(1, 2, 3))
+    run(add(4))
+    dead = DeadLetters(tmp_path / "dead")
+    assert [(number, found.raw) for number, found in dead.items()] == [(n, b"%d" % n) for n in (1, 2, 3, 4)]
+    dead.close()
+
+
+def test_none_makes_no_directory(tmp_path: Path) -> None:
+    dead = DeadLetters(tmp_path / "dead")
+    assert list(dead.items()) == []
+    dead.close()
+    assert not (tmp_path / "dead").exists()
+
+
+def test_where_none_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "dead").write_text("in the way")
+
+    async def main() -> None:
+        dead = DeadLetters(tmp_path / "dead")
+        with pytest.raises(StoreError, match=r"dead: cannot be opened: File exists$"):
+            await dead.add(letter())
+        (tmp_path / "dead").unlink()
+        await dead.add(letter())  # the cause is gone
+        dead.close()
+
+    run(main())
+
+
+READER = """
+import sys
+from pathlib import Path
+from fasthook.queues.store import Store
+store = Store(Path(sys.argv[1]))
+for _ in sys.stdin:
+    print(len(store), sum(len(record) for _, record in store.items()), flush=True)
+"""
+
+
+def test_another_process_may_read_while_we_write(tmp_path: Path) -> None:
+    """Even when the file outgrows the size that the reader knows."""
+    store = Store(tmp_path / "store")
+    store.append([b"a"])
+    command = [sys.executable, "-c", READER, str(tmp_path / "store")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin
+        assert reader.stdout
+
+        def read() -> list[int]:
+            assert reader.stdin
+            assert reader.stdout
+            print(file=reader.stdin, flush=True)
+            return [int(word) for word in reader.stdout.readline().split()]
+
+        assert read() == [1, 1]
+        store.append([b"b", b"c"])
+        assert read() == [3, 3]
+        store.append([b"d" * (20 << 20)])
+        assert read() == [4, 3 + (20 << 20)]
+        store.delete([1, 4])
+        assert read() == [2, 2]
+        reader.stdin.close()
+        assert reader.wait(20) == 0
+    assert list(store.items()) == [(2, b"b"), (3, b"c")]
+    store.append([b"e"], replace=True)
+    assert list(store.items()) == [(1, b"e")]
+    store.close()

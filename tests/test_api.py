@@ -1,0 +1,145 @@
+"""The Bot API client, against a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from botapi import HANG_UP, HTML, OK, PATIENCE, Answer, BotServer, flooded
+from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
+
+TOKEN = "123456789:AAF-abc_DEF"
+FAILURES = [HTML, HANG_UP, Answer(200, b"<html>"), Answer(200, b"[1]"), Answer(200, b"\xff"), Answer.json(500)]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited for; none of them passes."""
+    asked: list[float] = []
+    sleep = asyncio.sleep
+
+    async def at_once(delay: float, result: object = None) -> None:
+        if delay:
+            asked.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr("fasthook.telegram.api.asyncio.sleep", at_once)
+    return asked
+
+
+def use(server: str, work: Callable[[BotAPI], Awaitable[Any]]) -> Any:
+    """Do something with a client."""
+
+    async def main() -> Any:
+        api = BotAPI(TOKEN, server)
+        try:
+            return await work(api)
+        finally:
+            await api.close()
+
+    return asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+def send(api: BotAPI) -> Awaitable[Any]:
+    return api.call("sendMessage", chat_id=5, text="hi", parse_mode=None)
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/api", "/api/"])
+def test_a_call(suffix: str) -> None:
+    with BotServer() as server:
+        assert use(server.url + suffix, send) == {"message_id": 1}
+    [call] = server.calls
+    assert (call.token, call.method, call.params) == (TOKEN, "sendMessage", {"chat_id": 5, "text": "hi"})
+
+
+def test_calls_share_a_connection() -> None:
+    async def work(api: BotAPI) -> None:
+        for _ in range(5):
+            await send(api)
+
+    with BotServer() as server:
+        use(server.url, work)
+    assert len(server.calls) == 5
+    assert len({call.port for call in server.calls}) == 1
+
+
+def test_retry_after_is_obeyed(waits: list[float]) -> None:
+    with BotServer(flooded(7), flooded(0), flooded(3600)) as server:
+        assert use(server.url, send) == {"message_id": 1}
+    assert waits == [7, 3600]
+    assert len(server.calls) == 4
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_is_no_answer_is_tried_again(waits: list[float], failure: Answer) -> None:
+    with BotServer(failure, failure, failure, failure, OK) as server:
+        assert use(server.url, send) == {"message_id": 1}
+    assert len(server.calls) == 5
+    assert [0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits)] == [True] * 4
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_after_five_tries_telegram_is_unreachable(waits: list[float], failure: Answer) -> None:
+    words = r"^sendMessage: no answer from the Bot API after 5 tries \(\w+"
+    with BotServer(*[failure] * 6) as server, pytest.raises(BotAPIUnreachable, match=words):
+        use(server.url, send)
+    assert len(server.calls) == 5
+
+
+def test_nobody_listens(waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(BotAPIUnreachable, match="ConnectError") as raised:
+        use(f"http://127.0.0.1:{port}", send)
+    assert TOKEN not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer.json(403, error_code=403, description="Forbidden: bot was blocked by the user"),
+        Answer.json(400, error_code=400, description="Bad Request: chat not found"),
+        Answer.json(429, description="no word of how long"),
+        flooded(3601),
+        Answer(200, b'{"ok":false,"description":"odd"}'),
+        Answer(404, b"{}"),
+    ],
+)
+def test_a_refusal_is_not_tried_again(waits: list[float], answer: Answer) -> None:
+    with BotServer(answer) as server, pytest.raises(BotAPIError) as raised:
+        use(server.url, send)
+    assert len(server.calls) == 1
+    assert waits == []
+    assert (raised.value.method, raised.value.code) == ("sendMessage", answer.status)
+    assert raised.value.description in answer.body.decode()
+
+
+@pytest.mark.parametrize("value", [object(), b"bytes", "\ud800", {1, 2}])
+def test_what_cannot_be_sent(value: object) -> None:
+    with BotServer() as server, pytest.raises(TypeError):
+        use(server.url, lambda api: api.call("sendMessage", text=value))
+    assert server.calls == []
+
+
+def test_the_token_is_nowhere_to_be_read(waits: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def work(api: BotAPI) -> None:
+        assert "AAF" not in repr(api)
+        await send(api)
+        for _ in range(2):
+            with pytest.raises((BotAPIError, BotAPIUnreachable)) as raised:
+                await send(api)
+            assert "AAF" not in repr(raised.value)
+
+    with BotServer(OK, Answer.json(400), *[HANG_UP] * 5) as server:
+        use(server.url, work)
+    assert "AAF" not in caplog.text
+    assert "HTTP Request: POST" in caplog.text
+    assert "bot***/sendMessage" in caplog.text
+    assert logging.getLogger("httpx").filters == []
