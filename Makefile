@@ -54,8 +54,8 @@ fuzz: build ## fuzz the edge and the scan, each for half a minute
 	$(BIN)/python -m pip install --quiet atheris
 	mkdir -p build/fuzz/edge build/fuzz/scan
 	$(BIN)/python fuzz/corpus.py build/fuzz
-	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=30 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
-	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=30 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
+	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=30 -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
+	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=30 -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
 
 soak: build ## two million requests; fails if memory grows
 	$(BIN)/python -m bench.soak --requests 2000000

@@ -28,7 +28,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             asked.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("fasthook.telegram.api.asyncio.sleep", at_once)
+    monkeypatch.setattr("fasthook.telegram.api.sleep", at_once)
     return asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 from collections.abc import Coroutine
@@ -11,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from fasthook import Update, Verdict
-from fasthook.queues import Delivery, QueueError, open_queue
+from fasthook import Update
+from fasthook.queues import Delivery, Outcome, QueueError, open_queue
 from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import Store, pack_update, unpack_update
+from fasthook.settings import load
 from fasthook.testing import samples
 from updates import of, update
 
 
-class Nobody:
-    def answer(self, verdict: Verdict) -> None:
-        raise AssertionError("memory: answers at once")
+def nobody(_: Update, outcome: Outcome) -> None:
+    raise AssertionError(f"memory: answers at once, not {outcome}")
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -30,7 +31,14 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 async def opened(directory: Path, settled: tuple[int, ...] = ()) -> tuple[MemoryQueue, list[Delivery]]:
     queue, delivered = MemoryQueue(directory / "spill"), list[Delivery]()
-    count = await queue.open(delivered.append, lambda update: update.update_id not in settled)
+
+    def redeliver(delivery: Delivery) -> bool:
+        if delivery.update.update_id in settled:
+            return False
+        delivered.append(delivery)
+        return True
+
+    count = await queue.open(delivered.append, redeliver, nobody)
     assert count == len(delivered) == queue.depth
     return queue, delivered
 
@@ -50,15 +58,16 @@ def spill(directory: Path, *updates: Update) -> None:
 
 
 def test_its_url(tmp_path: Path) -> None:
-    assert isinstance(open_queue("memory:", tmp_path), MemoryQueue)
+    settings = load({"queue": "memory:", "state_dir": tmp_path}, {})
+    assert isinstance(open_queue(settings), MemoryQueue)
     with pytest.raises(ValueError, match="no queue is named by 'disk:'"):
-        open_queue("disk:", tmp_path)
+        open_queue(dataclasses.replace(settings, queue="disk:"))
 
 
 def test_what_is_put_is_delivered_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         queue, delivered = await opened(tmp_path)
-        assert all(queue.put(update(n), Nobody()) for n in range(3))
+        assert all(queue.put(update(n)) for n in range(3))
         assert ids(delivered) == [0, 1, 2]
         assert queue.depth == 3
         for delivery in delivered:
@@ -150,7 +159,7 @@ def test_a_damaged_spill_is_set_aside(tmp_path: Path, damage: Any, caplog: pytes
     async def main() -> None:
         queue, delivered = await opened(tmp_path)
         assert ids(delivered) == list(range(len(delivered)))
-        queue.put(update(5000), Nobody())
+        queue.put(update(5000))
         assert await queue.close([Delivery(update(5000))]) == 1
         assert ids((await opened(tmp_path))[1]) == [5000]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import sleep
 import json
 import logging
 import random
@@ -69,12 +69,12 @@ class BotAPI:
                 wait = _retry_after(answer)
                 if response.status_code != 429 or wait is None:
                     raise BotAPIError(method, response.status_code, str(answer.get("description", "")))
-                await asyncio.sleep(wait)
+                await sleep(wait)
                 continue
             tries += 1
             if tries == _TRIES:
                 raise BotAPIUnreachable(f"{method}: no answer from the Bot API after {tries} tries ({failure})")
-            await asyncio.sleep(random.uniform(0.5, 1.0) * 2.0 ** (tries - 1))
+            await sleep(random.uniform(0.5, 1.0) * 2.0 ** (tries - 1))
 
     async def close(self) -> None:
         await self._client.aclose()
