@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 
 from fasthook._scan cimport MAX_UPDATE_ID, N_KINDS, Admitted, Scan, scan_update
 
-from fasthook._scan import KINDS, scan  # noqa: scan belongs to this module's names
+from fasthook._scan import KINDS, scan  # no-cython-lint: both are names of this module
 
 cdef extern from "_native.h" nogil:
     int64_t fh_load(const int64_t *at) noexcept

@@ -922,10 +922,10 @@ cdef class HookProtocol:
         if target is None or b"#" in target:
             return None
         if not target.startswith(b"/"):
-            scheme, separator, rest = target.partition(b"://")
+            scheme, _, rest = target.partition(b"://")
             if scheme.lower() not in (b"http", b"https"):
                 return None
-            authority, slash, rest = rest.partition(b"/")
+            authority, _, rest = rest.partition(b"/")
             if self.facts.complete and self.host is not None and authority.lower() != self.host.lower():
                 return None
             target = b"/" + rest

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from asyncio import sleep
 import json
 import logging
 import random
+from asyncio import sleep
 from typing import Any
 
 import httpx
