@@ -4,7 +4,9 @@ from fasthook import Update
 
 
 async def handler(update: Update):
-    if update.kind == "message" and "text" in update["message"]:
-        print(f"chat {update.chat_id} said: {update['message']['text']}", flush=True)
-        return update.reply("sendMessage", text=update["message"]["text"])
-    return None
+    if update.kind != "message" or "text" not in update["message"]:
+        return None
+    print(f"chat {update.chat_id} said: {update['message']['text']}", flush=True)
+    if not update.bot_id:
+        return None  # no token: nobody to answer as
+    return update.reply("sendMessage", text=update["message"]["text"])

@@ -344,12 +344,13 @@ def asgi_head(Gate gate not None, dict scope not None, addresses):
     cdef const unsigned char *at
     cdef Py_ssize_t size
     cdef int64_t length = -1
-    cdef bint encoded = False, allowed = True
+    cdef bint encoded = False, allowed = True, conflict = False
     for pair in scope["headers"]:
         name, value = pair
         at = <const unsigned char *>PyBytes_AS_STRING(name)
         size = PyBytes_GET_SIZE(name)
         if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
+            conflict |= secret is not None and secret != value
             secret = value
         elif size == 14 and same_name(at, b"content-length", 14):
             length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
@@ -367,7 +368,7 @@ def asgi_head(Gate gate not None, dict scope not None, addresses):
     if root and path.startswith(root):
         path = path[len(root):]
     cdef Route route = gate._find(path.encode())
-    cdef bint genuine = route is not None and secret is not None and route.genuine(secret)
+    cdef bint genuine = route is not None and secret is not None and not conflict and route.genuine(secret)
     # the clock is only for the bucket of a caller with a wrong secret
     judged = gate._judge(route, scope["method"] == "POST", length, genuine, caller, 0 if genuine else monotonic_ns())
     return gate._refuse(<Route>judged, ENCODED) if encoded and type(judged) is Route else judged

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fasthook._core import CODES, Route, Verdict
@@ -105,6 +106,15 @@ class Hook:
             raise ValueError(f"fasthook serves http and lifespan, not {scope['type']!r}")
 
     # ------------------------------------------------------------ start and stop
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """For the lifespan of an application that this is mounted in: started inside, drained at the end."""
+        await self.receiver.start()
+        try:
+            yield
+        finally:
+            await self.receiver.stop()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

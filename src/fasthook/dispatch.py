@@ -229,7 +229,7 @@ class Dispatcher:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
                         runner.replying = True
                         await self._reply(delivery.update, result)
-                except (KeyboardInterrupt, GeneratorExit):
+                except GeneratorExit:
                     raise
                 except BaseException as error:
                     delivery.failure = error

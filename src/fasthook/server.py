@@ -102,6 +102,7 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
         except QueueError as error:
             log.error("%s", error)
             code = 1
+        await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
     if stop.signals > 1:
         return 130
     return code
@@ -143,6 +144,7 @@ class _Stop:
 
 def _config(hook: Hook) -> uvicorn.Config:
     settings = hook.settings
+    grace = math.ceil(settings.drain_timeout)  # a request that waits for its handler has all of it
     config = uvicorn.Config(
         hook,
         http="fasthook._protocol:HookProtocol" if settings.http == "compiled" else "httptools",
@@ -155,15 +157,23 @@ def _config(hook: Hook) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=min(_GRACE, math.ceil(settings.drain_timeout)),
+        timeout_graceful_shutdown=grace if settings.ack == "handled" else min(_GRACE, grace),
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )
+    for name, file in (("--ssl-certfile", settings.ssl_certfile), ("--ssl-keyfile", settings.ssl_keyfile)):
+        try:
+            if file is not None:
+                file.read_bytes()
+        except OSError as error:
+            raise ServerError(f"{name}: {file} cannot be used: {error.strerror}") from None
     try:
         config.load()
     except OSError as error:  # ssl.SSLError is one
-        why = error.strerror or error
-        raise ServerError(f"--ssl-certfile: {settings.ssl_certfile} cannot be used: {why}") from None
+        raise ServerError(
+            f"--ssl-certfile: {settings.ssl_certfile} cannot be used: it must be a certificate chain in PEM, with its "
+            f"private key there or in --ssl-keyfile ({error.strerror or error})"
+        ) from None
     return config
 
 
@@ -182,6 +192,8 @@ def _listen(settings: Settings) -> socket.socket:
 def _bind(settings: Settings) -> socket.socket:
     if settings.fd is not None:
         listener = socket.socket(fileno=settings.fd)
+        if listener.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, "it is not a stream socket")
     elif settings.uds:
         listener = _bind_unix(str(settings.uds))
     else:

@@ -758,6 +758,17 @@ def test_a_read_only_directory_is_refused(shut: Path, name: str) -> None:
         Journal(shut / name)
 
 
+def test_a_file_that_may_not_be_written_is_not_damaged(shut: Path) -> None:
+    directory = shut / "journal"
+    image = (directory / "data.mdb").read_bytes()
+    directory.chmod(0o777)
+    (directory / "owner").chmod(0o666)
+    with ordinary_user(), pytest.raises(QueueError, match=r"cannot be opened: .*Permission denied"):
+        Journal(directory)
+    assert (directory / "data.mdb").read_bytes() == image
+    assert not list(directory.glob("*damaged*"))
+
+
 def test_a_second_process_is_refused_with_the_number_of_the_first(run: Run, journal: Path) -> None:
     script = """
 import pathlib, sys

@@ -19,7 +19,7 @@ from fasthook.queues.store import Store
 class DeadLetter:
     """An update that was given up on. Times are seconds since the epoch."""
 
-    reason: str  # "failed", "timeout", "invalid" (it was not an update), "reply failed"
+    reason: str  # "failed", "timeout", "invalid" (it was not an update), "reply failed", "expired"
     bot_id: int
     raw: bytes
     attempts: int

@@ -48,6 +48,7 @@ _PROBED = 10_000  # waiting updates that are read at the opening, to see whether
 _PROBE = """
 import itertools, os, sys
 import lmdb
+print("begun", flush=True)
 directory, most = sys.argv[1], int(sys.argv[2])
 try:
     with lmdb.open(directory, max_dbs=4, lock=False, create=False) as env:
@@ -67,9 +68,11 @@ try:
             if name == b"meta":
                 txn.put(b"probe", bytes(1 << 16), db=table)  # takes free pages
         txn.abort()
-except lmdb.Error as error:
+except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
     print(error)
     sys.exit(9)
+except (OSError, lmdb.Error):
+    pass  # that the file may not be written, for instance: whoever opens it next will say so
 """
 _SUSPECT = "suspect"  # a file that says so: the next opening reads all
 _DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, struct.error)
@@ -460,9 +463,10 @@ def _probe(directory: Path, file: Path) -> None:
     ended = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
-    if ended.returncode == 9:
-        raise lmdb.CorruptedError(ended.stdout.decode("utf-8", "replace").strip())
-    if -ended.returncode in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
+    begun, _, words = ended.stdout.decode("utf-8", "replace").partition("\n")
+    if begun and ended.returncode == 9:
+        raise lmdb.CorruptedError(words.strip())
+    if begun and -ended.returncode in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
         raise lmdb.CorruptedError(f"reading it ends in {signal.Signals(-ended.returncode).name}")
     suspect.unlink(missing_ok=True)
 

@@ -1,0 +1,96 @@
+"""`--ack handled` over real sockets, with the compiled edge and the other one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import PATIENCE, SECRET, Server
+from e2e.telegram import HEAD
+from fasthook.testing import samples
+
+Start = Callable[..., Server]
+
+
+def request(update_id: int, text: str, chat: int = 1) -> bytes:
+    body = samples.update(update_id, chat_id=chat, text=text)
+    return HEAD.format(SECRET, len(body)).encode() + body
+
+
+class Wire:
+    """A connection whose answers are read one by one."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection(server.address, PATIENCE)
+        self._file = self._socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def status(self) -> int:
+        """The status of the next answer; 0 if there is none."""
+        line = self._file.readline()
+        if not line:
+            return 0
+        length = 0
+        while (header := self._file.readline().strip().lower()) != b"":
+            if header.startswith(b"content-length:"):
+                length = int(header[15:])
+        self._file.read(length)
+        return int(line.split()[1])
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_the_reply_is_in_the_response(start: Start, door: str, queue: str) -> None:
+    server = start("--secret", SECRET, "--ack", "handled", "--http", door, "--queue", queue)
+    for _ in range(2):
+        response = server.post(samples.update(1, chat_id=5, text="say hello"))
+        assert (response.status, response.headers["content-type"]) == (200, "application/json")
+        assert json.loads(response.body) == {"method": "sendMessage", "chat_id": 5, "text": "hello"}
+    response = server.post(samples.update(2, chat_id=6, text="fail once"))
+    assert (response.status, response.body) == (500, b"the handler failed\n")
+    assert server.post(samples.update(2, chat_id=6, text="fail once")).status == 200
+    assert server.stop() == 0
+
+
+def test_pipelined_requests_at_the_deadline(start: Start, bot: Bot) -> None:
+    """The answer to one lets the next in while others are still to be answered."""
+    server = start("--secret", SECRET, "--ack", "handled", "--ack-deadline", "100ms", "--drain-timeout", "0")
+    wires = [Wire(server) for _ in range(5)]
+    for n, wire in enumerate(wires):
+        wire.send(b"".join(request(10 * n + k, "hang", chat=10 * n + k) for k in range(3)))
+    for wire in wires:
+        assert [wire.status() for _ in range(3)] == [200] * 3
+        wire.close()
+    assert server.stop() == 0
+    assert not server.find("Traceback|RuntimeError")
+    assert server.find("15 updates are not handled yet: they are kept")
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_a_stop_answers_503_to_what_was_not_acknowledged(start: Start, bot: Bot, door: str, queue: str) -> None:
+    options = ["--secret", SECRET, "--ack", "handled", "--http", door, "--queue", queue, "--drain-timeout", "200ms"]
+    server = start(*options, env={"HELD": "1"})
+    wire, last = Wire(server), Wire(server)
+    wire.send(request(1, "", chat=1))
+    last.send(request(2, "", chat=2))
+    assert last.status() == 200
+    server.signal(signal.SIGTERM)
+    # of what still runs at its own deadline uvicorn cancels the request, and says 500
+    assert wire.status() in ([503] if door == "compiled" else [500, 503])
+    assert server.wait() == 0
+    wire.close()
+    last.close()
+    server = start(*options)
+    assert server.post(samples.update(1, chat_id=1, text="")).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [2, 1]

@@ -1,0 +1,134 @@
+"""kill -9 at random moments under load: nothing that was acknowledged is lost, order is kept, and almost all once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2e.process import PATIENCE, SECRET, Server
+from e2e.telegram import Connection
+from fasthook.testing import samples
+
+SECONDS = 25.0  # for the kills
+KILLS = 100
+CHATS = 12
+# Seconds before a kill from which on an update may be handled once more: what was handled is written with the next
+# commit, at most 20 ms later.
+WINDOW = 0.2
+
+SOURCE = """\
+import asyncio, os, random, time
+record = os.open("handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+async def handler(update):
+    if random.random() < 0.3:
+        await asyncio.sleep(random.random() * 0.01)
+    os.write(record, b"%d %d %d %.6f\\n" % (os.getpid(), update.chat_id, update.update_id, time.time()))
+"""
+
+
+@dataclass(frozen=True)
+class Handled:
+    pid: int
+    chat: int
+    update_id: int
+    at: float
+
+
+@dataclass
+class Sender:
+    """Telegram: one update of a chat after the other, each until it is acknowledged, over keep-alive connections."""
+
+    server: Server
+    acknowledged: set[int] = field(default_factory=set)
+    slowest: float = 0.0  # seconds that an acknowledgement took at most
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: bool = False
+
+    async def chat(self, chat: int) -> None:
+        with closing(Connection(lambda: self.server.address)) as connection:
+            update_id = chat * 1_000_000
+            while not self.ending:
+                await self._deliver(connection, samples.update(update_id, chat_id=chat, user_id=chat))
+                self.acknowledged.add(update_id)
+                update_id += 1
+
+    async def _deliver(self, connection: Connection, body: bytes) -> None:
+        while True:
+            await self.up.wait()
+            sent = time.monotonic()
+            try:
+                status = await connection.post(body)
+            except (OSError, EOFError):
+                connection.close()
+                await asyncio.sleep(0)  # until it is seen that the server is gone
+                continue
+            assert status in (200, 503)
+            if status == 200:
+                self.slowest = max(self.slowest, time.monotonic() - sent)
+                return
+
+
+def served(directory: Path) -> Server:
+    return Server(directory, "bot:handler", "--port", "0", "--secret", SECRET, "--queue", "journal:waiting")
+
+
+def read(file: Path) -> list[Handled]:
+    lines = [line.split() for line in file.read_text().splitlines()]
+    return [Handled(int(pid), int(chat), int(update_id), float(at)) for pid, chat, update_id, at in lines]
+
+
+async def killed_often(directory: Path, kills: dict[int, float]) -> Sender:
+    """`kills`: the process and the moment of each."""
+    chosen = random.Random()
+    sender = Sender(await asyncio.to_thread(served, directory))
+    end = time.monotonic() + SECONDS
+    try:
+        async with asyncio.TaskGroup() as group:
+            for chat in range(1, CHATS + 1):
+                group.create_task(sender.chat(chat))
+            while len(kills) < KILLS and time.monotonic() < end:
+                sender.up.set()
+                await asyncio.sleep(chosen.choice([0.02, 0.3]) * chosen.random())  # the random moment
+                kills[sender.server.process.pid] = time.time()
+                sender.up.clear()
+                await asyncio.to_thread(sender.server.kill)
+                sender.server = await asyncio.to_thread(served, directory)
+            sender.ending = True
+            sender.up.set()
+        assert await asyncio.to_thread(sender.server.stop) == 0
+    finally:
+        await asyncio.to_thread(sender.server.kill)
+    return sender
+
+
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text(SOURCE)
+    kills: dict[int, float] = {}
+    sender = asyncio.run(asyncio.wait_for(killed_often(tmp_path, kills), SECONDS + PATIENCE))
+    handled = read(tmp_path / "handled")
+
+    assert len(kills) >= 5
+    assert len(sender.acknowledged) >= 100
+    assert sender.acknowledged == {one.update_id for one in handled}
+
+    chats: dict[int, list[int]] = defaultdict(list)
+    for update_id in dict.fromkeys(one.update_id for one in handled):  # where each comes first
+        chats[update_id // 1_000_000].append(update_id)
+    for chat, ids in chats.items():
+        assert ids == list(range(chat * 1_000_000, chat * 1_000_000 + len(ids)))
+
+    window = max(WINDOW, 3 * sender.slowest)  # a commit takes as long as the disk takes
+    runs: dict[int, list[Handled]] = defaultdict(list)
+    for one in handled:
+        runs[one.update_id].append(one)
+    for again in runs.values():
+        for one in again[:-1]:
+            assert kills[one.pid] - one.at <= window, again
+        assert len({one.pid for one in again}) == len(again)
+    assert not list((tmp_path / "waiting").glob("*damaged*"))
