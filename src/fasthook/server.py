@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -28,6 +29,7 @@ from fasthook.state import StateError
 log = logging.getLogger("fasthook")
 
 _BACKLOG = 2048
+_PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
@@ -113,6 +115,7 @@ class _Stop:
 
     def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
         self.signals = 0
+        self._received = 0
         self._since = 0.0
         self._hook = hook
         self._server = server
@@ -123,14 +126,25 @@ class _Stop:
         return max(0.0, drain - (monotonic() - self._since)) if self.signals else drain
 
     def watch(self) -> None:
-        loop = asyncio.get_running_loop()
+        # The interpreter calls these even while a handler blocks the loop; what they ask for is done in the loop.
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                loop.add_signal_handler(number, self._stop, number)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._stop, signal.Signals(n)))
+            signal.signal(number, self._signalled)
 
-    def _stop(self, number: signal.Signals, _: FrameType | None = None) -> None:
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._received += 1
+        self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
+        if self._received == 2:
+            last = threading.Timer(_PATIENCE, self._leave)
+            last.daemon = True
+            last.start()
+
+    def _leave(self) -> None:
+        log.error("a handler blocks the loop: leaving without it, and without what only memory has")
+        logging.shutdown()
+        os._exit(130)
+
+    def _stop(self, number: signal.Signals) -> None:
         self.signals += 1
         if self.signals == 1:
             self._since = monotonic()

@@ -31,6 +31,8 @@ async def handler(update):
         raise ValueError("not yet")
     if text == "hang" or str(update.lane[1]) == held:
         await asyncio.Event().wait()
+    while text == "block":
+        pass
     while text == "swallow":
         try:
             await asyncio.Event().wait()

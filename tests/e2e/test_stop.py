@@ -61,6 +61,15 @@ def test_two_signals_at_the_same_instant(start: Start, bot: Bot) -> None:
     assert bot.by_chat == {1: [1]}
 
 
+def test_a_handler_that_blocks_the_loop_does_not_hold_a_second_signal(start: Start) -> None:
+    server = start("--secret", SECRET)
+    say(server, 1, "block")
+    server.signal(signal.SIGINT)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 130
+    server.until("a handler blocks the loop: leaving without it")
+
+
 def test_an_idle_connection_does_not_hold_the_stop(start: Start, door: str) -> None:
     server = start("--secret", SECRET, "--http", door)
     connection = server.connect()
