@@ -10,8 +10,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fasthook._asgi import asgi_body, asgi_head
 from fasthook._core import CODES, Route, Verdict
-from fasthook._protocol import asgi_body, asgi_head
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
 from fasthook.telegram.networks import caller
