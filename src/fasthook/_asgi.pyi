@@ -1,10 +1,11 @@
-from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 from fasthook._core import Gate, Route, Verdict
 from fasthook._scan import Admitted
+from fasthook.settings import Settings
 
-def asgi_head(
-    gate: Gate, scope: Any, addresses: Callable[[str | None, str], tuple[str | None, bool]] | None
-) -> Verdict | Route: ...
-def asgi_body(gate: Gate, route: Route, raw: bytes) -> Verdict | Admitted: ...
+@final
+class Door:
+    def __init__(self, settings: Settings) -> None: ...
+    def head(self, gate: Gate, scope: Any) -> Verdict | Route: ...
+    def body(self, gate: Gate, route: Route, raw: bytes) -> Verdict | Admitted: ...

@@ -11,8 +11,10 @@ cdef struct HeadMeter:  # all zero at the beginning of a head
     bint line_over            # it has ended
     unsigned char last[LAST]  # its last bytes, each at its place modulo LAST
     int line_end              # how much of CR LF CR LF the last bytes were
+    int like_head             # how much of "HEAD " the first ones were
 
 cdef Py_ssize_t measure_head(HeadMeter *m, const unsigned char *at, Py_ssize_t size, Py_ssize_t limit) noexcept
+cdef bint asks_for_head(const HeadMeter *m) noexcept
 cdef bint plain_request_line(const HeadMeter *m, Py_ssize_t method, Py_ssize_t target) noexcept
 
 cdef enum:  # the parts of a chunked body
@@ -31,6 +33,7 @@ cdef class Memory:
     cdef bytes behind
     cdef Route route
     cdef int64_t generation
+    cdef object caller
     cdef Py_ssize_t match(self, const unsigned char *at, Py_ssize_t size, int64_t *length) noexcept
 
-cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, int64_t generation)
+cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, int64_t generation, object caller)

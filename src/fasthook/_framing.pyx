@@ -37,12 +37,20 @@ cdef Py_ssize_t measure_head(HeadMeter *m, const unsigned char *at, Py_ssize_t s
 
 cdef inline void measure_line(HeadMeter *m, unsigned char b, int line_end) noexcept:
     """Count a byte of the request line; one that is empty doesn't count."""
+    cdef const char *head = b"HEAD "
+    if m.line_size == m.like_head and m.like_head < 5 and b == <unsigned char>head[m.like_head]:
+        m.like_head += 1
     m.last[m.line_size % LAST] = b
     m.line_size += 1
     if b == c'\n':
         m.line_over = m.line_size > 2 or (line_end != 2 and line_end != 4)
         if not m.line_over:
             m.line_size = 0
+
+
+cdef bint asks_for_head(const HeadMeter *m) noexcept:
+    """Whether the method is HEAD, as far as it has come: its answer has no body, whatever else is wrong."""
+    return m.like_head == 5
 
 
 cdef bint plain_request_line(const HeadMeter *m, Py_ssize_t method, Py_ssize_t target) noexcept:
@@ -123,7 +131,7 @@ cdef class Memory:
         return i + rest
 
 
-cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, int64_t generation):
+cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, int64_t generation, object caller):
     """A memory of this head, whose only Content-Length llhttp has accepted; None if its line is not found."""
     cdef Memory memory
     cdef Py_ssize_t i, digits
@@ -140,5 +148,6 @@ cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, in
             memory.behind = PyBytes_FromStringAndSize(<const char *>head + i + digits, size - i - digits)
             memory.route = route
             memory.generation = generation
+            memory.caller = caller
             return memory
     return None

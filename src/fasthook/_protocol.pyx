@@ -16,7 +16,8 @@ from fasthook._core cimport (
     Gate, Route, Stats, Verdict,
 )
 from fasthook._framing cimport (
-    ENDED, OVERLONG, ChunkMeter, HeadMeter, Memory, measure_chunks, measure_head, plain_request_line, remember,
+    ENDED, OVERLONG, ChunkMeter, HeadMeter, Memory, asks_for_head, measure_chunks, measure_head, plain_request_line,
+    remember,
 )
 from fasthook._head cimport Head, path_of
 
@@ -26,10 +27,10 @@ from time import monotonic
 
 import httptools
 
+from fasthook.access import AccessLog
 from fasthook.telegram.networks import caller as _caller
 
 log = logging.getLogger("fasthook.edge")
-access_log = logging.getLogger("fasthook.access")
 
 _ParserError = httptools.HttpParserError
 _ParserUpgrade = httptools.HttpParserUpgrade
@@ -84,10 +85,10 @@ cdef class Edge:
     cdef Gate gate
     cdef Stats stats
     cdef object accept, reject, allowed, trusted
-    cdef bytes token           # not to be logged
+    cdef object access         # the access log, or None
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
-    cdef bint remember, access
+    cdef bint remember
     cdef bint reaping          # the reaper will come
     cdef int turn              # requests taken since the loop was last free to do something else
     cdef list delayed          # connections that wait for that
@@ -104,7 +105,6 @@ cdef class Edge:
         self.base = self.stats.counters - N_EDGE
         self.accept = receiver.accept
         self.reject = receiver.reject
-        self.token = (settings.token or "").encode()
         self.allowed = settings.allow_ip
         self.trusted = settings.trusted_proxy
         self.max_connections = settings.max_connections
@@ -113,7 +113,7 @@ cdef class Edge:
         self.max_target = settings.max_target
         self.delayed = []
         self.remember = receiver.remember_heads
-        self.access = settings.access_log
+        self.access = AccessLog(settings) if settings.access_log else None
         self.times[OPENING] = self.times[HEAD] = settings.header_timeout
         self.times[BODY] = settings.body_timeout
         self.times[IDLE] = settings.keep_alive
@@ -209,14 +209,14 @@ cdef Edge edge_of(receiver, loop):
 
 
 def find_receiver(app):
-    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it."""
+    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None."""
     seen = app
     while seen is not None:
         receiver = getattr(seen, "receiver", None)
         if receiver is not None and hasattr(receiver, "gate_is_open"):
             return receiver
         seen = getattr(seen, "app", None)
-    raise TypeError(f"HookProtocol serves a fasthook.Hook, not {type(app).__name__}")
+    return None
 
 
 # ---------------------------------------------------------------- a connection
@@ -230,15 +230,25 @@ cdef struct Facts:  # of a request; all zero at its beginning
     bint upgrade
 
 
+cdef bytes misused(bytes status, bytes words):
+    """The answer of a server that is set up wrongly."""
+    return (
+        b"HTTP/1.1 %s\r\ncontent-length: %d\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n%s"
+        % (status, len(words), words)
+    )
+
+
 @cython.final
 cdef class HookProtocol:
     """A connection. `uvicorn.Config(hook, http="fasthook._protocol:HookProtocol")` runs it; `hook` is a `fasthook.Hook`.
 
-    TypeError: uvicorn serves something else.
+    With something else in its place every connection gets 500, with a hook that was not started 503; the log says why, once.
     """
 
     cdef Edge edge
-    cdef object receiver, loop, server_state, transport, write, parser, peer
+    cdef object config, receiver, loop, server_state, transport, write, parser
+    cdef object peer           # its address, None: it has none
+    cdef object caller         # who asks, behind a trusted proxy
     cdef Link link
     cdef int state
     cdef Memory memory
@@ -253,7 +263,7 @@ cdef class HookProtocol:
     # the request in hand
     cdef Facts facts
     cdef Head head
-    cdef bytes target
+    cdef bytes method, target
     cdef Route route           # of its path
     cdef bint keeps            # its body
     cdef bint answered         # already, before its body has come
@@ -265,6 +275,7 @@ cdef class HookProtocol:
     def __init__(self, config, server_state, app_state=None, _loop=None):
         if not config.loaded:
             config.load()
+        self.config = config
         self.receiver = find_receiver(config.loaded_app)
         self.loop = _loop or asyncio.get_event_loop()
         self.server_state = server_state
@@ -281,16 +292,20 @@ cdef class HookProtocol:
         self.transport = transport
         self.write = transport.write
         self.server_state.connections.add(self)
+        if self.receiver is None:
+            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave http away")
+            self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
+            return
         if not self.receiver.gate_is_open:
-            log.error("the hook is not started: leave uvicorn's lifespan on")
-            transport.close()
+            self.tell_once("the hook is not started: leave uvicorn's lifespan on, or start it with hook.running()")
+            self.turn_away(misused(b"503 Service Unavailable", b"the hook is not started\n"))
             return
         self.edge = edge_of(self.receiver, self.loop)
         self.edge.opened()
         self.came = monotonic_ns()
         self.begin_request()
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else None
+        self.peer = self.caller = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
             self.respond(self.edge.gate._refuse(None, CROWDED))
@@ -400,6 +415,8 @@ cdef class HookProtocol:
             return 0
         self.began = True
         self.route = memory.route
+        if self.edge.access is not None:
+            self.method, self.caller = b"POST", memory.caller
         self.admit(memory.route, PyBytes_FromStringAndSize(<const char *>at + head, length))
         return head + length
 
@@ -445,6 +462,7 @@ cdef class HookProtocol:
 
     cdef int after_head(self, const unsigned char *head, Py_ssize_t n) except -1:
         cdef bint cut = n != self.facts.line.size
+        cdef int refused
         if self.state == LINGER or self.state == CLOSED:
             return 0
         if self.facts.target_size > self.edge.max_target:
@@ -452,9 +470,12 @@ cdef class HookProtocol:
         if self.facts.line.size > self.edge.max_head:
             return self.fail(HEAD_TOO_LARGE)
         if not self.facts.complete:
+            refused = self.line_fault() if self.facts.line.line_over else 0
+            if refused:
+                return self.fail(refused)
             if self.facts.line.line_end == 4:
-                if self.facts.line.line_over:  # llhttp wants more: it takes this for the beginning of HTTP/2
-                    return self.fail(BAD_VERSION if self.parser.get_http_version() == "2.0" else BAD_REQUEST)
+                if self.facts.line.line_over:
+                    return self.fail(BAD_REQUEST)  # we saw an end where llhttp wants more
                 self.facts.line.line_end = 0  # empty lines before a request
             return 0
         if self.facts.line.line_end != 4:
@@ -478,7 +499,7 @@ cdef class HookProtocol:
                 cut or self.head.chunked or self.head.expects or self.facts.upgrade or self.http10
                 or not self.keep_alive
             ):
-                self.memory = remember(head, n, <Route>judged, self.edge.gate.generation)
+                self.memory = remember(head, n, <Route>judged, self.edge.gate.generation, self.caller)
             return 0
         return self.finish_request()
 
@@ -569,34 +590,36 @@ cdef class HookProtocol:
         """A Verdict, or the Route to give the body to: the rules beyond llhttp's, then the gate's."""
         cdef Gate gate = self.edge.gate
         cdef Head head = self.head
-        cdef str version = self.parser.get_http_version()
-        cdef bytes method = self.parser.get_method()
         cdef bytes path = path_of(self.target, head.host)
-        cdef int refused
-        self.http10 = version == "1.0"
-        self.bare = method == b"HEAD"
+        cdef int refused = self.line_fault()
+        self.bare = self.method == b"HEAD"
         if self.http10:
             head.expects = False  # RFC 9110, section 10.1.1
         if path is not None:
             self.route = gate._find(path)
-        refused = self.line_fault(version, method) or head.fault(method, self.http10, path, self.edge.max_headers)
+        if self.edge.trusted is not None:
+            self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
+        if not refused:
+            refused = head.fault(self.method, self.http10, path, self.edge.max_headers)
+        if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
+            refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:
             return gate._refuse(self.route, refused)
-        caller = self.peer
-        if self.edge.trusted is not None:
-            caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
-            if self.edge.allowed is not None and caller not in self.edge.allowed:
-                return gate._refuse(self.route, FORBIDDEN)
-        judged = head.judge(gate, self.route, method == b"POST", caller, self.came)
+        judged = head.judge(gate, self.route, self.method == b"POST", self.caller, self.came)
         if type(judged) is not Route and (head.expects or head.other_expectation):
             self.keep_alive = False  # the peer may send the body or not: where the next request begins is unknown
         return judged
 
-    cdef int line_fault(self, str version, bytes method) except -1:
+    cdef int line_fault(self) except -1:
         """What llhttp lets through as a request line and we do not; 0 if there is nothing."""
-        if version == "0.9" or not plain_request_line(&self.facts.line, PyBytes_GET_SIZE(method), self.facts.target_size):
+        cdef str version = self.parser.get_http_version()
+        self.method = self.parser.get_method()
+        self.http10 = version == "1.0"
+        if version == "0.9":
             return BAD_REQUEST
-        return 0 if version == "1.1" or version == "1.0" else BAD_VERSION
+        if not plain_request_line(&self.facts.line, PyBytes_GET_SIZE(self.method), self.facts.target_size):
+            return BAD_REQUEST
+        return 0 if version == "1.1" or self.http10 else BAD_VERSION
 
     # ------------------------------------------------------------ the answer
 
@@ -638,7 +661,7 @@ cdef class HookProtocol:
         self.server_state.total_requests += 1
         self.edge.count(SENT, PyBytes_GET_SIZE(data))
         self.edge.stats._observe(LATENCY, monotonic_ns() - self.came)
-        if self.edge.access:
+        if self.edge.access is not None:
             self.log_access(verdict)
         if close:
             self.linger()
@@ -651,14 +674,14 @@ cdef class HookProtocol:
         if self.answered:
             self.linger()
             return 0
-        self.bare = False
+        self.bare = asks_for_head(&self.facts.line)
         return self.respond(self.edge.gate._refuse(self.route, code))
 
     cdef int log_access(self, Verdict verdict) except -1:
-        path = self.route.path if self.route is not None else (self.target or b"-").partition(b"?")[0]
-        if self.edge.token and self.edge.token in path:
-            path = path.replace(self.edge.token, b"***")
-        access_log.info("%s %s %d %s", self.peer or "-", path.decode("latin-1"), verdict.status, verdict.name)
+        if self.method is None and self.target is not None:
+            self.method = self.parser.get_method()
+        method = None if self.method is None else self.method.decode()
+        self.edge.access(self.caller, method, self.target if self.route is None else self.route.path, verdict)
         return 0
 
     cdef int next_request(self) except -1:
@@ -674,7 +697,8 @@ cdef class HookProtocol:
         if self.facts.line.size or self.route is None:
             memset(&self.facts, 0, sizeof(Facts))
             self.head.clear()
-            self.target = None
+            self.method = self.target = None
+            self.caller = self.peer
             self.body = None
             self.keeps = self.answered = self.http10 = self.bare = False
             self.keep_alive = True
@@ -696,6 +720,23 @@ cdef class HookProtocol:
         return 0
 
     # ------------------------------------------------------------ the end
+
+    cdef int tell_once(self, str words) except -1:
+        """Log what is wrong with the whole server, by its first connection."""
+        if not getattr(self.config, "fasthook_told", False):
+            self.config.fasthook_told = True
+            log.error(words)
+        return 0
+
+    cdef int turn_away(self, bytes answer) except -1:
+        """Answer before anything was asked, where there is no edge and so no reaper."""
+        self.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.loop.call_later(TLS_LINGER_SECONDS, self.transport.close)
+        return 0
 
     cdef void enter(self, int state) noexcept:
         self.state = state
