@@ -154,10 +154,10 @@ class Receiver:
         return True
 
     def _settled(self, delivery: Delivery) -> None:
-        reply = self._acks.settled(delivery.update)
-        if reply is not None:
+        if (reply := self._acks.returned(delivery.update)) is not None:
             delivery.reply = reply
         self._queue.settle(delivery)
+        self._acks.settled(delivery.update)
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
