@@ -199,7 +199,7 @@ class Settings:
         "what X-Telegram-Bot-Api-Secret-Token must say; two with a comma between are both valid",
         "made from the token",
     )
-    queue: str = option("memory:", queue_url, "where accepted updates wait")
+    queue: str = option("memory:", queue_url, "where accepted updates wait", "journal:STATE-DIR/journal")
     journal_max: int = option(
         "1GiB", size(1 << 20, 1 << 44), "size that a journal may grow to before new updates get 503"
     )
@@ -299,16 +299,21 @@ def variable(name: str) -> str:
     return "FASTHOOK_" + name.upper()
 
 
-def load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None) -> Settings:
+def load(
+    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None, *, command: bool = False
+) -> Settings:
     """Settings from what was given (command line or keywords), the environment and the file, in that order.
 
-    `config`: None for no file. SettingsError: one line.
+    `config`: None for no file. `command`: for the command line, whose queue is a journal in the state directory if
+    none is named; an embedded `Hook`, of which there may be several processes, has `memory:`. SettingsError: one line.
     """
     known = {f.name: f for f in options()}
     values: dict[str, Any] = {}
     from_file = _from_file(config, known) if config else []
     for name, value, where in [*from_file, *_from_environment(environ, known), *_given(given, known)]:
         values[name] = _parse(known[name], value, where)
+    if command:
+        values.setdefault("queue", f"journal:{values.get('state_dir', Settings.state_dir) / 'journal'}")
     return Settings(**values)
 
 
