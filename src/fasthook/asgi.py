@@ -44,7 +44,7 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._set_up(handler, load(settings, os.environ), lifespan)
+        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan)
 
     @classmethod
     def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:

@@ -18,6 +18,7 @@ from typing import Any
 
 from fasthook.queues import Delivery
 from fasthook.update import Update
+from fasthook.wording import one_line
 
 log = logging.getLogger("fasthook.dispatch")
 
@@ -284,12 +285,12 @@ class Dispatcher:
         if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, one_line(delivery.failure))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
-                update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, one_line(delivery.failure),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -308,7 +309,7 @@ class Dispatcher:
         if error is not None:
             update = delivery.update
             log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error)
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error)
             )
         return error is None
 
@@ -352,13 +353,3 @@ class Dispatcher:
             left.append(lane.first)
             left.extend(lane.waiting or ())
         return left
-
-
-def _line(error: BaseException | None) -> str:
-    name = type(error).__name__
-    try:
-        words = " ".join(str(error).split())
-    except Exception:
-        words = "(its text cannot be made)"
-    text = f"{name}: {words}" if words else name
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -18,6 +18,7 @@ from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
 from fasthook.update import Update
+from fasthook.wording import with_article
 
 if TYPE_CHECKING:
     from fasthook.telegram.api import BotAPI
@@ -144,7 +145,7 @@ class Receiver:
         age = time() - update.received_at
         if life is not None and age > life and self.settings.stale == "drop":
             delivery.failure = GaveUp(
-                f"it came {age:.0f} s ago, and a {update.kind} is of use for {life:g} s", "expired"
+                f"it came {age:.0f} s ago, and {with_article(update.kind)} is of use for {life:g} s", "expired"
             )
         self._dispatcher.submit(delivery)
         return True
