@@ -12,7 +12,7 @@ import contextvars
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -145,6 +145,41 @@ class Dispatcher:
     def stuck(self) -> int:
         """Handlers that go on although they were cancelled; known at the end of a drain."""
         return sum(runner.busy and self._stopped for runner in self._runners)
+
+    def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
+        """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
+        with. What waits for its next try is in nobody's hand."""
+        ready = set(self._ready)
+        for lane in list(self._lanes.values()):
+            yield lane.first, lane.timer is None and lane not in ready
+            for delivery in lane.waiting or ():
+                yield delivery, False
+
+    def take_out(self, match: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Give up the deliveries that match and that no handler has; nobody is told of them."""
+        ready = set(self._ready)
+        taken: list[Delivery] = []
+        for lane in list(self._lanes.values()):
+            left: list[Delivery] = []
+            for delivery in lane.waiting or ():
+                (taken if match(delivery) else left).append(delivery)
+            if lane.waiting:
+                lane.waiting = deque(left)
+            if (lane.timer is not None or lane in ready) and match(lane.first):
+                taken.append(lane.first)
+                self._skip_first(lane)
+        return taken
+
+    def _skip_first(self, lane: Lane) -> None:
+        """The first of a lane that no runner has is not there any more."""
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
+        else:
+            self._ready.remove(lane)
+        self._next(lane)
+        if not self._awake:
+            self._wake()
 
     async def drain(self, seconds: float) -> list[Delivery]:
         """Handle what is there, for so many seconds at most; then cancel what runs.
