@@ -71,7 +71,9 @@ class Receiver:
         state = StateDir(settings.state_dir)
         try:
             self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
-            self._dead = DeadLetters(settings.state_dir / "dead")
+            self._dead = DeadLetters(
+                settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
+            )
             self._queue = open_queue(settings)
             await self._start_handler()
             self._acks = self._acknowledge()
@@ -92,7 +94,9 @@ class Receiver:
             await self._scope.aclose()
             state.close()
             raise
+        self._acks.recall(self._queue.replies())
         self._state = state
+        self._dead.start()
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
@@ -143,7 +147,7 @@ class Receiver:
         self._acks.redelivered(update)
         life = _LIFE.get(update.kind, self.settings.max_age)
         age = time() - update.received_at
-        if life is not None and age > life and self.settings.stale == "drop":
+        if delivery.before and life is not None and age > life and self.settings.stale == "drop":
             delivery.failure = GaveUp(
                 f"it came {age:.0f} s ago, and {with_article(update.kind)} is of use for {life:g} s", "expired"
             )
@@ -151,8 +155,10 @@ class Receiver:
         return True
 
     def _settled(self, delivery: Delivery) -> None:
+        reply = self._acks.settled(delivery.update)
+        if reply is not None:
+            delivery.reply = reply
         self._queue.settle(delivery)
-        self._acks.settled(delivery.update)
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
@@ -230,7 +236,7 @@ class Receiver:
         if self._tasks:
             await asyncio.wait(self._tasks)
         try:
-            kept = await self._queue.close(left)
+            kept = await self._queue.close(left, self._acks.replies())
             if kept:
                 log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
         finally:

@@ -93,6 +93,14 @@ def age(value: Any) -> float | None:
     return None if value == "off" else float(seconds(1, 10 * 86_400)(value))
 
 
+def retention(value: Any) -> float | None:
+    return None if value == "off" else float(seconds(1, 365 * 86_400)(value))
+
+
+def month(value: Any) -> float | None:
+    return None if value == "off" else float(seconds(1, 30 * 86_400)(value))
+
+
 def choice(*names: str) -> Parser:
     def parse(value: Any) -> str:
         if value not in names:
@@ -203,6 +211,9 @@ class Settings:
         "drop", choice("drop", "handle"), "what to do with queries that outlived their use in a downtime"
     )
     max_age: float | None = option("off", age, "drop other updates that are older than this after a downtime")
+    keep_handled: float | None = option("off", month, "keep handled updates this long in the journal, to replay them")
+    dead_max_age: float | None = option("30d", retention, "drop dead letters that are older; off for never")
+    dead_max_count: int = option(10_000, whole(0, 10_000_000), "most dead letters that are kept; 0 for no limit")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
     queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
     handler_timeout: float = option(
@@ -242,6 +253,8 @@ class Settings:
             raise SettingsError("--ssl-keyfile: needs --ssl-certfile beside it")
         if self.uds and self.fd is not None:
             raise SettingsError("--uds and --fd: give one of them")
+        if self.keep_handled is not None and self.queue == "memory:":
+            raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
         if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
             raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
 

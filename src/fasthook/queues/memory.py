@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fasthook.queues import Answered, Deliver, Delivery, QueueError, Redeliver
-from fasthook.queues.store import Store, StoreError, pack_update, set_aside, unpack_update
+from fasthook.queues import Answered, Deliver, Delivery, Match, QueueError, Record, Redeliver, Reply
+from fasthook.queues.store import DamagedError, Store, StoreError, pack_update, set_aside, unpack_update
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
 _SPILL = object()  # the place of a delivery that is in the spill
+_ID = struct.Struct("<qq")
 
 
 class MemoryQueue:
     """A queue in memory. What it acknowledged survives an orderly stop, not a `kill -9`.
 
     The spill is kept until all of it is settled; until then a crash leaves it as it was, and what of it was settled is
-    known by its id. `spill`: a directory, made when it is needed.
+    known by its id. `spill`: a directory, made when it is needed; what handlers returned goes into another beside it.
     """
 
     durable = False
+    oldest = None  # the dispatcher has them all
+    bytes = 0
 
     def __init__(self, spill: Path) -> None:
         self.depth = 0
         self.trouble: str | None = None
         self._spill = spill
+        self._kept_replies = spill.with_name("replies")
+        self._replies: list[Reply] = []
         self._spilled = False  # there is something in the spill
         self._unsettled = 0  # deliveries from the spill
         self._emptied: asyncio.Future[None] | None = None
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
+        if self._kept_replies.exists():
+            self._replies = await asyncio.to_thread(self._read_replies)
         if not self._spill.exists():
             return 0
         updates = await asyncio.to_thread(self._read)
         self._spilled = bool(updates)
         for update in updates:
-            if redeliver(Delivery(update, _SPILL)):
+            delivery = Delivery(update, _SPILL)
+            delivery.before = True
+            if redeliver(delivery):
                 self.depth += 1
                 self._unsettled += 1
         if self._spilled and not self._unsettled:
@@ -62,7 +72,23 @@ class MemoryQueue:
     def _empty_spill(self) -> None:
         self._emptied = asyncio.get_running_loop().run_in_executor(None, self._write, [])
 
-    async def close(self, left: Iterable[Delivery]) -> int:
+    def replies(self) -> list[Reply]:
+        return self._replies
+
+    def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
+        return []
+
+    def handled_snapshot(self, behind: int, most: int) -> list[tuple[int, float, Record]]:
+        return []
+
+    async def purge(self, match: Match) -> int:
+        return 0
+
+    async def requeue(self, numbers: Iterable[int]) -> int:
+        raise QueueError("memory: keeps nothing that was handled: set --queue journal:DIRECTORY and --keep-handled")
+
+    async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
+        await asyncio.to_thread(self._write_replies, replies)
         updates = [delivery.update for delivery in left]
         if self._emptied is not None:
             await asyncio.wait([self._emptied])
@@ -85,6 +111,35 @@ class MemoryQueue:
         finally:
             store.close()
 
+    def _write_replies(self, replies: Sequence[Reply]) -> None:
+        if not replies and not self._replies:
+            return
+        try:
+            store = Store(self._kept_replies)
+            try:
+                store.append((_ID.pack(*name) + reply for name, reply in replies), replace=True)
+            finally:
+                store.close()
+        except StoreError as error:
+            log.error("what the handlers returned is not known after the next start: %s", error)
+
+    def _read_replies(self) -> list[Reply]:
+        found: list[Reply] = []
+        try:
+            store = Store(self._kept_replies)
+            try:
+                for _, record in store.items():
+                    bot_id, update_id = _ID.unpack_from(record)
+                    found.append(((bot_id, update_id), record[_ID.size :]))
+            finally:
+                store.close()
+        except (DamagedError, struct.error) as error:
+            aside = set_aside(self._kept_replies)
+            log.error("what the handlers returned is damaged (%s): it is kept as %s", error, aside)
+        except StoreError as error:
+            log.error("what the handlers returned before this start is not known: %s", error)
+        return found
+
     def _read(self) -> list[Update]:
         updates: list[Update] = []
         try:
@@ -93,9 +148,11 @@ class MemoryQueue:
                 updates.extend(unpack_update(record) for _, record in store.items())
             finally:
                 store.close()
-        except (StoreError, ValueError) as error:
+        except (DamagedError, ValueError) as error:
             aside = set_aside(self._spill)
             log.error(
                 "the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(updates), aside
             )
+        except StoreError as error:
+            raise QueueError(f"the spill cannot be read: {error}") from None
         return updates
