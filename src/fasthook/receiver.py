@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
+from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
 from fasthook.queues import Delivery, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import StateDir
 from fasthook.update import Update
@@ -64,6 +66,7 @@ class Receiver:
         self._api: BotAPI | None = None
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self.commands: dict[str, Command] = {}  # of the control socket; more may be added
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
@@ -95,12 +98,25 @@ class Receiver:
             state.close()
             raise
         self._acks.recall(self._queue.replies())
+        await self._listen_to_tools()
         self._state = state
         self._dead.start()
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
         self.running = True
+
+    async def _listen_to_tools(self) -> None:
+        tools = RunningTools(
+            self.settings.queue, self._queue, self._dispatcher, self._dead,
+            capacity=self.settings.queue_size, settled=self._settled,
+        )  # fmt: skip
+        self.commands.update(tools.commands())
+        self._control = Control(self.settings.state_dir, self.commands)
+        try:
+            await self._control.start()
+        except ControlError as error:
+            log.warning("there is no control socket, so that fasthook queue and dead work only after a stop: %s", error)
 
     def _acknowledge(self) -> Acknowledge:
         settings = self.settings
@@ -142,7 +158,8 @@ class Receiver:
     def _redeliver(self, delivery: Delivery) -> bool:
         """Take up an update from before, unless it was settled; one that has outlived its use is given up on."""
         update = delivery.update
-        if self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL) and not self._queue.durable:
+        known = self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL)
+        if known and not self._queue.durable and not delivery.again:
             return False
         self._acks.redelivered(update)
         life = _LIFE.get(update.kind, self.settings.max_age)
@@ -231,6 +248,7 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
+        await self._control.stop()
         drain = self.settings.drain_timeout if seconds is None else seconds
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:

@@ -35,7 +35,7 @@ class Files(Protocol):
 
     def requeue(self, numbers: Iterable[int]) -> int: ...
 
-    def add(self, updates: Iterable[Update]) -> None:
+    def again(self, updates: Iterable[Update]) -> None:
         """Let them wait, although their ids are known."""
         ...
 
@@ -65,7 +65,7 @@ class _Spill:
     def requeue(self, numbers: Iterable[int]) -> int:
         return 0
 
-    def add(self, updates: Iterable[Update]) -> None:
+    def again(self, updates: Iterable[Update]) -> None:
         self._store = self._store or Store(self._directory)
         self._store.append(pack_update(update, REPLAYED) for update in updates)
 
@@ -102,9 +102,9 @@ class _Journal:
     def requeue(self, numbers: Iterable[int]) -> int:
         return self._journal.requeue(numbers) if self._journal else 0
 
-    def add(self, updates: Iterable[Update]) -> None:
+    def again(self, updates: Iterable[Update]) -> None:
         self._journal = self._journal or self._open()
-        self._journal.add(updates)
+        self._journal.again(updates)
 
     @property
     def bytes(self) -> int:
@@ -245,7 +245,7 @@ class RestingTools:
             numbers = to_retry(wanted, found)
             if numbers and not arguments["count_only"]:
                 with self._files() as files:
-                    files.add(fresh(letter) for number in numbers if (letter := letters.get(number)) is not None)
+                    files.again(fresh(letter) for number in numbers if (letter := letters.get(number)) is not None)
                 letters.delete(numbers)
         return {"count": len(numbers), "invalid": len(found) - len(numbers), "later": True}
 

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 from fasthook._scan import restore
 from fasthook.control import Command, Refused, Send
-from fasthook.queues import Delivery, Queue
+from fasthook.dispatch import GaveUp
+from fasthook.queues import Delivery, Queue, QueueError
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.selection import HANDLED, IN_HAND, WAITING, Row, Selection, dead_row, waiting_row
 from fasthook.queues.store import unpack_update
@@ -40,8 +41,8 @@ class Hands(Protocol):
 
 
 class RunningTools:
-    """`again`: gives an update to the handler once more, and returns when the queue has it safe; Refused. `settled`:
-    told of a delivery that is done with. `name`: the queue, as a person calls it.
+    """`name`: the queue, as a person calls it. `capacity`: updates that one in memory may hold. `settled`: told of a
+    delivery that is done with.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class RunningTools:
         hands: Hands,
         dead: DeadLetters,
         *,
-        again: Callable[[Update], Awaitable[None]],
+        capacity: int,
         settled: Callable[[Delivery], None],
     ) -> None:
         self._name = name
         self._queue = queue
         self._hands = hands
         self._dead = dead
-        self._again = again
+        self._capacity = capacity
         self._settled = settled
         self._numbers: WeakKeyDictionary[Delivery, int] = WeakKeyDictionary()  # of a queue that gives none
         self._number = 0
@@ -109,7 +110,7 @@ class RunningTools:
         require(wanted.numbers, numbers, "no handled update that is kept")
         if arguments["count_only"]:
             return {"count": len(numbers)}
-        return {"count": await self._queue.requeue(numbers)}
+        return {"count": await _done(self._queue.requeue(numbers))}
 
     async def purge(self, arguments: Arguments, send: Send) -> Row:
         wanted = Selection.of(arguments["selection"])
@@ -118,15 +119,19 @@ class RunningTools:
         in_hand = sum(row["state"] == IN_HAND for row in found)
         if arguments["count_only"]:
             return {"count": len(found) - in_hand, "in_hand": in_hand}
-        count = self._take_out(wanted)
-        count += await self._queue.purge(lambda number, update: wanted.has(waiting_row(number, update, WAITING)))
-        return {"count": count + self._take_out(wanted), "in_hand": in_hand}  # some may have come in from the disk
+        names = {(row["bot_id"], row["update_id"]) for row in found} if wanted.numbers else None
 
-    def _take_out(self, wanted: Selection) -> int:
-        taken = self._hands.take_out(
-            lambda delivery: wanted.has(waiting_row(self._number_of(delivery), delivery.update, WAITING))
-        )
+        def match(update: Update) -> bool:
+            return (update.bot_id, update.update_id) in names if names is not None else wanted.has_update(update)
+
+        count = self._take_out(match)
+        count += await _done(self._queue.purge(match))
+        return {"count": count + self._take_out(match), "in_hand": in_hand}  # some may have come in from the disk
+
+    def _take_out(self, match: Callable[[Update], bool]) -> int:
+        taken = self._hands.take_out(lambda delivery: match(delivery.update))
         for delivery in taken:
+            delivery.failure = GaveUp("it was purged", "purged")  # so that it isn't kept as handled
             self._settled(delivery)
         return len(taken)
 
@@ -153,9 +158,9 @@ class RunningTools:
                     yield waiting_row(number, update, IN_HAND if in_hand else WAITING), update.raw
             return
         async for number, record in self._pages(self._queue.snapshot, behind):
-            update, in_hand = known.get(number) or (readable(record), False)
-            if update is not None:
-                yield waiting_row(number, update, IN_HAND if in_hand else WAITING), update.raw
+            read, in_hand = known.get(number) or (readable(record), False)
+            if read is not None:
+                yield waiting_row(number, read, IN_HAND if in_hand else WAITING), read.raw
 
     async def _handled(self) -> AsyncIterator[Row]:
         async for row, _ in self._handled_updates():
@@ -200,6 +205,11 @@ class RunningTools:
         found = [row async for row in self._dead_rows() if wanted.has(row)]
         numbers = to_retry(wanted, found)
         if not arguments["count_only"]:
+            room = self._capacity - self._queue.depth
+            if not self._queue.durable and len(numbers) > room:
+                raise Refused(
+                    f"the queue has room for {max(0, room)} updates, not for {len(numbers)}; nothing was done"
+                )
             for start in range(0, len(numbers), _PAGE):
                 await self._retry(numbers[start : start + _PAGE])
         return {"count": len(numbers), "invalid": len(found) - len(numbers)}
@@ -208,12 +218,8 @@ class RunningTools:
         """Each is safe in the queue before its letter is deleted."""
         letters = [(number, await self._dead.aget(number)) for number in numbers]
         there = [(number, letter) for number, letter in letters if letter is not None]
-        ended = await asyncio.gather(*(self._again(fresh(letter)) for _, letter in there), return_exceptions=True)
-        done = [number for (number, _), error in zip(there, ended, strict=True) if error is None]
-        await self._dead.adelete(done)
-        for error in ended:
-            if isinstance(error, BaseException):
-                raise error
+        await _done(self._queue.again([fresh(letter) for _, letter in there]))
+        await self._dead.adelete([number for number, _ in there])
 
     async def drop(self, arguments: Arguments, send: Send) -> Row:
         wanted = Selection.of(arguments["selection"])
@@ -227,6 +233,13 @@ class RunningTools:
             for number, letter in page:
                 yield dead_row(number, letter)
             behind = page[-1][0]
+
+
+async def _done(work: Awaitable[int]) -> int:
+    try:
+        return await work
+    except QueueError as error:
+        raise Refused(str(error)) from None
 
 
 async def _send_some(rows: AsyncIterator[Row], arguments: Arguments, send: Send) -> Row:
