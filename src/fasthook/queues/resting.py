@@ -232,7 +232,10 @@ class RestingTools:
         yield from ()
         number = arguments["number"]
         with self._letters() as letters:
-            letter = letters.get(number)
+            try:
+                letter = letters.get(number)
+            except ValueError as error:
+                raise Refused(f"dead letter {number} cannot be read: {error}") from None
             if letter is None:
                 raise no_letter(number)
             return dead_row(number, letter) | {"raw": packed(letter.raw), "traceback": letter.traceback}

@@ -10,7 +10,7 @@ import base64
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from fasthook.dispatch import GaveUp
 from fasthook.queues import Delivery, Queue, QueueError
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.selection import HANDLED, IN_HAND, WAITING, Row, Selection, dead_row, waiting_row
-from fasthook.queues.store import unpack_update
+from fasthook.queues.store import StoreError, unpack_update
 from fasthook.update import Update
 
 _PAGE = 1000
@@ -65,7 +65,7 @@ class RunningTools:
         self._number = 0
 
     def commands(self) -> dict[str, Command]:
-        return {
+        declared: dict[str, Command] = {
             "queue.stats": self.stats,
             "queue.list": self.list_queue,
             "queue.show": self.show,
@@ -76,6 +76,7 @@ class RunningTools:
             "dead.retry": self.retry,
             "dead.drop": self.drop,
         }
+        return {name: _refusing(command) for name, command in declared.items()}
 
     # ------------------------------------------------------------ the queue
 
@@ -110,7 +111,7 @@ class RunningTools:
         require(wanted.numbers, numbers, "no handled update that is kept")
         if arguments["count_only"]:
             return {"count": len(numbers)}
-        return {"count": await _done(self._queue.requeue(numbers))}
+        return {"count": await self._queue.requeue(numbers)}
 
     async def purge(self, arguments: Arguments, send: Send) -> Row:
         wanted = Selection.of(arguments["selection"])
@@ -125,7 +126,7 @@ class RunningTools:
             return (update.bot_id, update.update_id) in names if names is not None else wanted.has_update(update)
 
         count = self._take_out(match)
-        count += await _done(self._queue.purge(match))
+        count += await self._queue.purge(match)
         return {"count": count + self._take_out(match), "in_hand": in_hand}  # some may have come in from the disk
 
     def _take_out(self, match: Callable[[Update], bool]) -> int:
@@ -195,7 +196,10 @@ class RunningTools:
 
     async def show_dead(self, arguments: Arguments, send: Send) -> Row:
         number = arguments["number"]
-        letter = await self._dead.aget(number)
+        try:
+            letter = await self._dead.aget(number)
+        except ValueError as error:
+            raise Refused(f"dead letter {number} cannot be read: {error}") from None
         if letter is None:
             raise no_letter(number)
         return dead_row(number, letter) | {"raw": packed(letter.raw), "traceback": letter.traceback}
@@ -218,7 +222,7 @@ class RunningTools:
         """Each is safe in the queue before its letter is deleted."""
         letters = [(number, await self._dead.aget(number)) for number in numbers]
         there = [(number, letter) for number, letter in letters if letter is not None]
-        await _done(self._queue.again([fresh(letter) for _, letter in there]))
+        await self._queue.again([fresh(letter) for _, letter in there])
         await self._dead.adelete([number for number, _ in there])
 
     async def drop(self, arguments: Arguments, send: Send) -> Row:
@@ -235,11 +239,16 @@ class RunningTools:
             behind = page[-1][0]
 
 
-async def _done(work: Awaitable[int]) -> int:
-    try:
-        return await work
-    except QueueError as error:
-        raise Refused(str(error)) from None
+def _refusing(command: Command) -> Command:
+    """Says in a line what the disk refuses."""
+
+    async def refusing(arguments: Arguments, send: Send) -> Any:
+        try:
+            return await command(arguments, send)
+        except (QueueError, StoreError) as error:
+            raise Refused(str(error)) from None
+
+    return refusing
 
 
 async def _send_some(rows: AsyncIterator[Row], arguments: Arguments, send: Send) -> Row:
