@@ -56,8 +56,12 @@ class Acknowledge(Protocol):
         """Whether a failed update goes back to Telegram, to be sent again."""
         ...
 
-    def settled(self, update: Update) -> bytes | None:
-        """An update was handled, or is a dead letter. What was returned in the answer, to be kept with it."""
+    def returned(self, update: Update) -> bytes | None:
+        """What an update's handler returned, if that goes back in the answer: to be kept with it."""
+        ...
+
+    def settled(self, update: Update) -> None:
+        """An update was handled, or is a dead letter."""
         ...
 
     def recall(self, replies: Iterable[Reply]) -> None:
@@ -122,9 +126,11 @@ class WhenQueued:
     def hand_back(self, delivery: Delivery) -> bool:
         return False
 
-    def settled(self, update: Update) -> bytes | None:
-        self._gate.settle(update)
+    def returned(self, update: Update) -> bytes | None:
         return None
+
+    def settled(self, update: Update) -> None:
+        self._gate.settle(update)
 
     def recall(self, replies: Iterable[Reply]) -> None:
         pass  # a redelivery gets an empty 200
@@ -234,18 +240,20 @@ class WhenHandled:
         self._end(update, _FAILED)
         return True
 
-    def settled(self, update: Update) -> bytes | None:
+    def returned(self, update: Update) -> bytes | None:
+        run = self._runs.get((update.bot_id, update.update_id))
+        return run.reply.body if run is not None and run.reply is not None else None
+
+    def settled(self, update: Update) -> None:
         name = (update.bot_id, update.update_id)
         self._gate.settle(update)
         self._failures.pop(name, None)
         run = self._runs.get(name)
         if run is None:
-            return None
+            return
+        if run.reply is not None:
+            self._replies.add(name, run.reply)
         self._end(update, run.reply or _ACCEPTED)
-        if run.reply is None:
-            return None
-        self._replies.add(name, run.reply)
-        return run.reply.body
 
     def recall(self, replies: Iterable[Reply]) -> None:
         for name, json in replies:

@@ -33,8 +33,9 @@ class Hook:
     environment (`FASTHOOK_…`), then from the defaults. `lifespan`: an async context manager, called with this object;
     what it yields is `update.state`.
 
-    It starts with the server's lifespan. Mounted where no lifespan reaches it, it starts on its first request and stops
-    when its loop does. SettingsError, TargetError: one line.
+    Its queue is `memory:` unless `queue` says otherwise. Under a server with several processes each of them knows only
+    its own duplicates, and says so. It starts with the server's lifespan. Mounted where no lifespan reaches it, it
+    starts on its first request and stops when its loop does. SettingsError, TargetError: one line.
     """
 
     def __init__(
@@ -44,18 +45,18 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan)
+        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan, shared=True)
 
     @classmethod
     def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:
         """A hook with settings that are already made."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan)
+        hook._set_up(handler, settings, lifespan, shared=False)
         return hook
 
-    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
+    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, *, shared: bool) -> None:
         self.settings = settings
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
         checks = settings.allow_ip is not None or settings.trusted_proxy is not None
         self._addresses = self._address if checks else None
         self._answers: dict[Verdict, tuple[Message, Message]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,11 @@ from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
-from fasthook.queues import Delivery, open_queue
+from fasthook.queues import Delivery, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
-from fasthook.state import StateDir
+from fasthook.state import InUseError, StateDir
 from fasthook.update import Update
 from fasthook.wording import with_article
 
@@ -46,12 +47,18 @@ _INVALID, _BUSY = Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
 class Receiver:
     """A hook that runs: what an admitted update goes through, from `accept` until it is settled.
 
-    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. TargetError: the value is
-    no handler.
+    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `shared`: another process
+    may have the state directory; then this one keeps its ring in memory. TargetError: the value is no handler.
     """
 
     def __init__(
-        self, value: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None, app: Any = None
+        self,
+        value: Any,
+        settings: Settings,
+        *,
+        lifespan: Callable[[Any], Any] | None = None,
+        app: Any = None,
+        shared: bool = False,
     ) -> None:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
@@ -59,6 +66,7 @@ class Receiver:
         self.running = False  # from the end of `start` to the end of `stop`
         self.stuck = 0  # handlers that still run after the stop: threads, and coroutines that refuse to end
         self._stopping = False
+        self._shared = shared
         self._lifespan = lifespan
         self._app = app
         self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS))
@@ -67,17 +75,20 @@ class Receiver:
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
+        self._control: Control | None = None
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
-        state = StateDir(settings.state_dir)
+        state = self._own_state()
+        opened = False
         try:
-            self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
+            sizes = settings.dedup_size, settings.queue_size
+            self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes))
             self._dead = DeadLetters(
                 settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
             )
-            self._queue = open_queue(settings)
+            self._queue = open_queue(settings, owner=state is not None)
             await self._start_handler()
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
@@ -92,19 +103,44 @@ class Receiver:
                 retries=settings.retries,
                 ordered=settings.order == "chat",
             )
+            opened = True
             waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
+            self._acks.recall(self._queue.replies())
         except BaseException:
+            if opened:
+                await self._queue.abandon()
             await self._scope.aclose()
-            state.close()
+            if state:
+                state.close()
             raise
-        self._acks.recall(self._queue.replies())
-        await self._listen_to_tools()
+        if state:
+            await self._listen_to_tools()
         self._state = state
         self._dead.start()
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
         self.running = True
+
+    def _own_state(self) -> StateDir | None:
+        """The state directory; None if another process of the same server has it."""
+        settings = self.settings
+        try:
+            return StateDir(settings.state_dir)
+        except InUseError as error:
+            if not self._shared or error.owner in (0, os.getpid()):
+                raise
+            if settings.queue != "memory:":
+                raise QueueError(
+                    f"the queue {settings.queue} is in use by process {error.owner}: a journal is for one process; "
+                    "serve with fasthook run, or with one process, or set queue to memory:"
+                ) from None
+            log.warning(
+                "process %d has the state directory %s: this one knows only the duplicates that it sees itself, and "
+                "forgets them when it ends; for all processes to share them use fasthook run, or one process",
+                error.owner, settings.state_dir,
+            )  # fmt: skip
+            return None
 
     async def _listen_to_tools(self) -> None:
         tools = RunningTools(
@@ -172,10 +208,10 @@ class Receiver:
         return True
 
     def _settled(self, delivery: Delivery) -> None:
-        reply = self._acks.settled(delivery.update)
-        if reply is not None:
+        if (reply := self._acks.returned(delivery.update)) is not None:
             delivery.reply = reply
         self._queue.settle(delivery)
+        self._acks.settled(delivery.update)
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
@@ -248,7 +284,9 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
-        await self._control.stop()
+        if self._control:
+            await self._control.stop()
+            self._control = None
         drain = self.settings.drain_timeout if seconds is None else seconds
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
@@ -265,7 +303,8 @@ class Receiver:
             try:
                 await self._scope.aclose()
             finally:
-                self._state.close()
+                if self._state:
+                    self._state.close()
                 self.stuck = self._handler.running + self._dispatcher.stuck
                 self.running = self._stopping = False
                 self.edge = None

@@ -199,7 +199,7 @@ class Settings:
         "what X-Telegram-Bot-Api-Secret-Token must say; two with a comma between are both valid",
         "made from the token",
     )
-    queue: str = option("memory:", queue_url, "where accepted updates wait")
+    queue: str = option("memory:", queue_url, "where accepted updates wait", "journal:STATE-DIR/journal")
     journal_max: int = option(
         "1GiB", size(1 << 20, 1 << 44), "size that a journal may grow to before new updates get 503"
     )
@@ -300,26 +300,35 @@ def variable(name: str) -> str:
 
 
 def load(
-    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None, *, keywords: bool = False
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    command: bool = False,
+    keywords: bool = False,
 ) -> Settings:
     """Settings from what was given (command line or keywords), the environment and the file, in that order.
 
-    `config`: None for no file. `keywords`: what was given came from Python, and is named so. SettingsError: one line.
+    `config`: None for no file. `command`: for the command line, whose queue is a journal in the state directory if
+    none is named; an embedded `Hook`, of which there may be several processes, has `memory:`. `keywords`: what was
+    given came from Python, and is named so. SettingsError: one line.
     """
     try:
-        return _load(given, environ, config)
+        return _load(given, environ, config, command)
     except SettingsError as error:
         if not keywords:
             raise
         raise SettingsError(re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error))) from None
 
 
-def _load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
+def _load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, command: bool) -> Settings:
     known = {f.name: f for f in options()}
     values: dict[str, Any] = {}
     from_file = _from_file(config, known) if config else []
     for name, value, where in [*from_file, *_from_environment(environ, known), *_given(given, known)]:
         values[name] = _parse(known[name], value, where)
+    if command:
+        values.setdefault("queue", f"journal:{values.get('state_dir', Settings.state_dir) / 'journal'}")
     return Settings(**values)
 
 

@@ -35,7 +35,7 @@ def test_without_a_token(start: Callable[..., Server], bot: Bot, door: str) -> N
     server = start("--http", door, "--path", "/hook/it's", "--host", "localhost")
     assert server.path == "/hook/it's"
     server.until(r"^  secret  thrown away at the end, because there is neither a token nor a secret$")
-    server.until(r"^  queue   memory:$")
+    server.until(r"^  queue   journal:.fasthook/journal$")
     assert try_it(server).startswith("HTTP/1.1 200 OK")
     assert server.stop() == 0
     assert [one.chat for one in bot.handled] == [1]

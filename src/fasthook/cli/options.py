@@ -43,7 +43,7 @@ def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
     for line in unknown_variables(os.environ):
         click.echo(f"fasthook: {line}; it is ignored", err=True)
     try:
-        return load(given, os.environ, config_file(config, os.environ))
+        return load(given, os.environ, config_file(config, os.environ), command=True)
     except SettingsError as error:
         fail(str(error), code=2)
 

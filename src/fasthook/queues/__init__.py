@@ -125,18 +125,25 @@ class Queue(Protocol):
         """
         ...
 
+    async def abandon(self) -> None:
+        """Give up what `open` has taken, as far as it came: nothing was put or settled."""
+        ...
+
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """Keep what was not settled for the next start, in this order, and `replies`. How many updates those were."""
         ...
 
 
-def open_queue(settings: Settings) -> Queue:
-    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. ValueError: no such kind of queue."""
+def open_queue(settings: Settings, *, owner: bool = True) -> Queue:
+    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. `owner`: the state directory is ours.
+
+    ValueError: no such kind of queue.
+    """
     kind, _, place = settings.queue.partition(":")
     if kind == "memory":
         from fasthook.queues.memory import MemoryQueue
 
-        return MemoryQueue(settings.state_dir / "spill")
+        return MemoryQueue(settings.state_dir / "spill", owner=owner)
     if kind == "journal":
         from fasthook.queues.journal import JournalQueue
 

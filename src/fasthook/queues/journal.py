@@ -120,6 +120,8 @@ class JournalQueue:
         self._timer: asyncio.TimerHandle | None = None
         self._scanning: asyncio.Handle | None = None
         self._writer = ThreadPoolExecutor(1, "fasthook-journal")
+        self._journal: Journal
+        self._opened = False
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._loop = asyncio.get_running_loop()
@@ -127,6 +129,7 @@ class JournalQueue:
         self._redeliver = redeliver
         self._answered = answered
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
+        self._opened = True
         self.depth, self._remembered, self._number = self._journal.counts()
         self._begun = self._number
         self._replies = self._journal.known_replies()
@@ -477,6 +480,15 @@ class JournalQueue:
         return found
 
     # ------------------------------------------------------------ the end
+
+    async def abandon(self) -> None:
+        self._writer.shutdown()
+        if self._scanning:
+            self._scanning.cancel()
+        if self._timer:
+            self._timer.cancel()
+        if self._opened:
+            self._journal.close()
 
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""

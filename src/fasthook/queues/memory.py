@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,17 +35,20 @@ class MemoryQueue:
 
     The spill is kept until all of it is settled; until then a crash leaves it as it was, and what of it was settled is
     known by its id. `spill`: a directory, made when it is needed; what handlers returned goes into another beside it.
+    `owner`: False in the further processes of a server, each of which has a spill of its own, which the next owner
+    takes over.
     """
 
     durable = False
     oldest = None  # the dispatcher has them all
     bytes = 0
 
-    def __init__(self, spill: Path) -> None:
+    def __init__(self, spill: Path, *, owner: bool = True) -> None:
         self.depth = 0
         self.trouble: str | None = None
-        self._spill = spill
-        self._kept_replies = spill.with_name("replies")
+        self._owner = owner
+        self._spill = spill if owner else spill.with_name(f"{spill.name}-{os.getpid()}")
+        self._kept_replies = self._spill.with_name(self._spill.name.replace(spill.name, "replies", 1))
         self._replies: list[Reply] = []
         self._spilled = False  # there is something in the spill
         self._unsettled = 0  # deliveries from the spill
@@ -53,6 +59,8 @@ class MemoryQueue:
         self._redeliver = redeliver
         if self._kept_replies.exists():
             self._replies = await asyncio.to_thread(self._read_replies)
+        if self._owner:
+            await asyncio.to_thread(self._take_over)
         if not self._spill.exists():
             return 0
         deliveries = await asyncio.to_thread(self._read)
@@ -130,6 +138,34 @@ class MemoryQueue:
         finally:
             store.close()
 
+    async def abandon(self) -> None:
+        if self._emptied is not None:
+            await asyncio.wait([self._emptied])
+
+    def _take_over(self) -> None:
+        """What processes that are gone have left goes into our spill."""
+        for left in self._spill.parent.glob(f"{self._spill.name}-*"):
+            pid = left.name.rpartition("-")[2]
+            if not pid.isdecimal() or _lives(int(pid)):
+                continue
+            try:
+                theirs = Store(left)
+                try:
+                    records = [record for _, record in theirs.items()]
+                finally:
+                    theirs.close()
+                ours = Store(self._spill)
+                try:
+                    ours.append(records)
+                finally:
+                    ours.close()
+            except DamagedError as error:
+                log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
+            except StoreError as error:
+                raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
+            else:
+                shutil.rmtree(left)
+
     def _write_replies(self, replies: Sequence[Reply]) -> None:
         if not replies and not self._replies:
             return
@@ -177,3 +213,16 @@ class MemoryQueue:
         except StoreError as error:
             raise QueueError(f"the spill cannot be read: {error}") from None
         return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process has this number."""
+    if sys.platform == "win32" or pid == os.getpid():
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -130,8 +130,8 @@ class RestingTools:
             lock = Lock(directory / "lock", "")
         except StateError:
             raise ControlError(
-                f"process {owner(directory)} has the state directory {directory} and its control socket doesn't "
-                "answer: stop that process, or try again"
+                f"process {owner(directory)} has the state directory {directory} and no control socket that answers: "
+                "it is starting or stopping, so try again; or stop it"
             ) from None
         except OSError as error:
             raise ControlError(f"the state directory {directory} cannot be used: {error.strerror}") from None
