@@ -114,6 +114,7 @@ class Receiver:
                 state.close()
             raise
         if state:
+            state.note_queue(settings.queue)
             await self._listen_to_tools()
         self._state = state
         self._dead.start()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ import click
 from fasthook.cli.options import fail, settings_from
 from fasthook.control import ControlError, NoServer, Refused, ask
 from fasthook.settings import Settings, options, variable
+from fasthook.state import noted_queue
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _WHERE = ("state_dir", "queue")
@@ -23,7 +26,7 @@ def place_options(function: _F) -> _F:
     function = click.option("--config", metavar="FILE", help=file)(function)
     words = {
         "state_dir": "Directory of the bot's state: that of its server, whether it runs or not.",
-        "queue": "Queue to look at while no server runs.",
+        "queue": "Queue to look at while no server runs, if not that of the last one.",
     }
     for declared in options():
         if declared.name in _WHERE:
@@ -40,7 +43,12 @@ class Tools:
     def __init__(self, given: dict[str, Any]) -> None:
         """Takes the place out of a command's parameters."""
         place = {name: given.pop(name) for name in _WHERE}
-        self._settings: Settings = settings_from(given.pop("config"), place)
+        settings = settings_from(given.pop("config"), place)
+        named = place["queue"] or os.environ.get(variable("queue"))
+        known = None if named else noted_queue(settings.state_dir)
+        if known and settings.queue == f"journal:{settings.state_dir / 'journal'}":  # named nowhere
+            settings = dataclasses.replace(settings, queue=known, keep_handled=None)
+        self._settings: Settings = settings
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The result."""

@@ -40,8 +40,8 @@ def filter_options(*, reasons: bool) -> Callable[[_F], _F]:
         click.option("--bot", "bots", multiple=True, type=int, metavar="ID", help="Those of this bot."),
         click.option("--kind", "kinds", multiple=True, callback=_kinds, metavar="KIND", help="Those of this kind."),
         click.option("--chat", "chats", multiple=True, type=int, metavar="ID", help="Those of this chat."),
-        click.option("--older-than", callback=_ago, metavar="TIME", help=f"Those that {when} before so long: 90s, 2h."),
-        click.option("--newer-than", callback=_ago, metavar="TIME", help=f"Those that {when} since then: 10m, 1d."),
+        click.option("--older-than", callback=_ago, metavar="TIME", help=f"Those that {when} longer ago: 90s, 2h."),
+        click.option("--newer-than", callback=_ago, metavar="TIME", help=f"Those that {when} less long ago: 10m, 1d."),
     ]
     if reasons:
         words = "Those that died of this: failed, timeout, expired, invalid, …"
