@@ -46,7 +46,7 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._set_up(handler, load(settings, os.environ), lifespan, shared=True)
+        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan, shared=True)
 
     @classmethod
     def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:

@@ -10,11 +10,12 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from fasthook.queues import Delivery
 from fasthook.update import Update
+from fasthook.wording import one_line
 
 log = logging.getLogger("fasthook.dispatch")
 
@@ -98,6 +99,41 @@ class Lanes:
             lane.waiting = deque((delivery,))
         else:
             lane.waiting.append(delivery)
+
+    def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
+        """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
+        with. What waits for its next try is in nobody's hand."""
+        ready = set(self._ready)
+        for lane in list(self._lanes.values()):
+            yield lane.first, lane.timer is None and lane not in ready
+            for delivery in lane.waiting or ():
+                yield delivery, False
+
+    def take_out(self, match: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Give up the deliveries that match and that no handler has; nobody is told of them."""
+        ready = set(self._ready)
+        taken: list[Delivery] = []
+        for lane in list(self._lanes.values()):
+            left: list[Delivery] = []
+            for delivery in lane.waiting or ():
+                (taken if match(delivery) else left).append(delivery)
+            if lane.waiting:
+                lane.waiting = deque(left)
+            if (lane.timer is not None or lane in ready) and match(lane.first):
+                taken.append(lane.first)
+                self._skip_first(lane)
+        return taken
+
+    def _skip_first(self, lane: Lane) -> None:
+        """The first of a lane that nobody has is not there any more."""
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
+        else:
+            self._ready.remove(lane)
+        self._next(lane)
+        if not self._awake:
+            self._wake()
 
     async def drain(self, seconds: float) -> list[Delivery]:
         """Handle what is there, for so many seconds at most; then cancel what runs.
@@ -203,14 +239,3 @@ class Lanes:
             left.append(lane.first)
             left.extend(lane.waiting or ())
         return left
-
-
-def one_line(error: BaseException | None) -> str:
-    """An error as a line of the log has it."""
-    name = type(error).__name__
-    try:
-        words = " ".join(str(error).split())
-    except Exception:
-        words = "(its text cannot be made)"
-    text = f"{name}: {words}" if words else name
-    return text if len(text) <= 300 else text[:300] + "…"

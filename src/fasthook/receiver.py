@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
+from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, adapt
 from fasthook.lanes import GaveUp
 from fasthook.queues import Delivery, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
 from fasthook.update import Update
+from fasthook.wording import with_article
 
 if TYPE_CHECKING:
     from fasthook.telegram.api import BotAPI
@@ -72,6 +75,8 @@ class Receiver:
         self._api: BotAPI | None = None
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self.commands: dict[str, Command] = {}  # of the control socket; more may be added
+        self._control: Control | None = None
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
@@ -109,6 +114,9 @@ class Receiver:
             if state:
                 state.close()
             raise
+        if state:
+            state.note_queue(settings.queue)
+            await self._listen_to_tools()
         self._state = state
         self._dead.start()
         if waited:
@@ -135,6 +143,18 @@ class Receiver:
                 error.owner, settings.state_dir,
             )  # fmt: skip
             return None
+
+    async def _listen_to_tools(self) -> None:
+        tools = RunningTools(
+            self.settings.queue, self._queue, self._dispatcher, self._dead,
+            capacity=self.settings.queue_size, settled=self._settled,
+        )  # fmt: skip
+        self.commands.update(tools.commands())
+        self._control = Control(self.settings.state_dir, self.commands)
+        try:
+            await self._control.start()
+        except ControlError as error:
+            log.warning("there is no control socket, so that fasthook queue and dead work only after a stop: %s", error)
 
     def _acknowledge(self) -> Acknowledge:
         settings = self.settings
@@ -176,14 +196,15 @@ class Receiver:
     def _redeliver(self, delivery: Delivery) -> bool:
         """Take up an update from before, unless it was settled; one that has outlived its use is given up on."""
         update = delivery.update
-        if self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL) and not self._queue.durable:
+        known = self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL)
+        if known and not self._queue.durable and not delivery.again:
             return False
         self._acks.redelivered(update)
         life = _LIFE.get(update.kind, self.settings.max_age)
         age = time() - update.received_at
         if delivery.before and life is not None and age > life and self.settings.stale == "drop":
             delivery.failure = GaveUp(
-                f"it came {age:.0f} s ago, and a {update.kind} is of use for {life:g} s", "expired"
+                f"it came {age:.0f} s ago, and {with_article(update.kind)} is of use for {life:g} s", "expired"
             )
         self._dispatcher.submit(delivery)
         return True
@@ -265,6 +286,9 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
+        if self._control:
+            await self._control.stop()
+            self._control = None
         drain = self.settings.drain_timeout if seconds is None else seconds
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:

@@ -25,6 +25,7 @@ from fasthook.asgi import Hook
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
+from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
 
@@ -91,8 +92,11 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
         await receiver.start()
     except (StateError, QueueError):
         raise
+    except SystemExit as error:
+        log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
+        return 1
     except Exception as error:
-        log.error("the bot does not start", exc_info=error)
+        log.error("the bot does not start", exc_info=bots_frames(error))
         return 1
     announce(settings, listener)
     code = 0

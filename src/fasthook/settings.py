@@ -300,13 +300,28 @@ def variable(name: str) -> str:
 
 
 def load(
-    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None, *, command: bool = False
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    command: bool = False,
+    keywords: bool = False,
 ) -> Settings:
     """Settings from what was given (command line or keywords), the environment and the file, in that order.
 
     `config`: None for no file. `command`: for the command line, whose queue is a journal in the state directory if
-    none is named; an embedded `Hook`, of which there may be several processes, has `memory:`. SettingsError: one line.
+    none is named; an embedded `Hook`, of which there may be several processes, has `memory:`. `keywords`: what was
+    given came from Python, and is named so. SettingsError: one line.
     """
+    try:
+        return _load(given, environ, config, command)
+    except SettingsError as error:
+        if not keywords:
+            raise
+        raise SettingsError(re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error))) from None
+
+
+def _load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, command: bool) -> Settings:
     known = {f.name: f for f in options()}
     values: dict[str, Any] = {}
     from_file = _from_file(config, known) if config else []
@@ -367,11 +382,14 @@ def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from None
-    found = []
+    found: _Found = []
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
             raise SettingsError(f"{path}: {key}: no such setting{_nearest(key, [f.replace('_', '-') for f in known])}")
+        if any(name == other for other, _, _ in found):
+            twice = next(other for other in table if other.replace("-", "_") == name)
+            raise SettingsError(f"{path}: {key}: it is there twice, also as {twice}")
         found.append((name, value, f"{path}: {key}"))
     return found
 

@@ -23,6 +23,9 @@ log = logging.getLogger("fasthook.state")
 _RING_SIZES = struct.Struct("<8xqq")  # behind the magic word: capacity, limit
 
 
+_QUEUE = "queue"  # the file that names it
+
+
 class StateError(Exception):
     """A state directory that cannot be used: one line that says why and what to do."""
 
@@ -122,9 +125,27 @@ class StateDir:
             self._ring_map = mmap.mmap(file.fileno(), size)
         return DedupRing(capacity, limit, buffer=self._ring_map)
 
+    def note_queue(self, queue: str) -> None:
+        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs."""
+        kind, _, place = queue.partition(":")
+        if kind == "journal":
+            queue = f"journal:{Path(place).absolute()}"
+        try:
+            (self.path / _QUEUE).write_text(f"{queue}\n", "utf-8")
+        except (OSError, UnicodeError) as error:
+            log.warning("%s cannot be written: %s", self.path / _QUEUE, error)
+
     def close(self) -> None:
         """Give the directory up."""
         self._lock.close()
+
+
+def noted_queue(path: Path) -> str | None:
+    """The queue of the server that had this state directory last; None if it isn't known."""
+    try:
+        return (path / _QUEUE).read_text("utf-8").strip() or None
+    except (OSError, UnicodeError):
+        return None
 
 
 def _lock(file: IO[bytes]) -> bool:

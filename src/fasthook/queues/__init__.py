@@ -22,6 +22,7 @@ class Delivery:
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
     before: bool = False  # from before this start, so that it may have outlived its use
+    again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
 
     def __init__(self, update: Update, place: Any = None) -> None:
@@ -115,6 +116,13 @@ class Queue(Protocol):
 
     async def requeue(self, numbers: Iterable[int]) -> int:
         """Give handled updates to the handler again. How many of these were kept. QueueError."""
+        ...
+
+    async def again(self, updates: Iterable[Update]) -> int:
+        """Give updates to the handler although their ids are known; they are as safe as others at return. QueueError.
+
+        How many those were.
+        """
         ...
 
     async def abandon(self) -> None:

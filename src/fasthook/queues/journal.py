@@ -55,9 +55,9 @@ _Done = tuple[int, bytes, bool, float | None, bytes | None]
 
 @dataclass(slots=True)
 class _Requeue:
-    """Handled updates that somebody wants to be handled again."""
+    """Handled updates by their numbers, and dead ones, that somebody wants to be handled again."""
 
-    numbers: list[int]
+    wanted: list[int | Update]
     moved: asyncio.Future[int]
     count: int = 0
 
@@ -173,7 +173,13 @@ class JournalQueue:
         self._commit_soon(_PAUSE)
 
     async def requeue(self, numbers: Iterable[int]) -> int:
-        wanted, moved = list(numbers), 0
+        return await self._wait_again(list(numbers))
+
+    async def again(self, updates: Iterable[Update]) -> int:
+        return await self._wait_again(list(updates))
+
+    async def _wait_again(self, wanted: list[Any]) -> int:
+        moved = 0
         for start in range(0, len(wanted), _SLICE):
             if self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
@@ -266,9 +272,11 @@ class JournalQueue:
         number = self._number
         for part in batch.requeue:
             part.count = 0
-            for old in part.numbers:
-                if (update := journal.put_back(txn, old, number + 1)) is not None:
-                    number += 1
+            for one in part.wanted:
+                new = number + 1
+                update = journal.put_back(txn, one, new) if isinstance(one, int) else journal.put_again(txn, one, new)
+                if update is not None:
+                    number = new
                     part.count += 1
                     batch.again.append((number, update))
         if batch.new and not self._has_room(txn, batch, sum(len(update.raw) + _ROW for update in batch.new)):

@@ -12,7 +12,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fasthook.queues import Answered, Deliver, Delivery, Match, QueueError, Record, Redeliver, Reply
-from fasthook.queues.store import DamagedError, Store, StoreError, pack_update, set_aside, unpack_update
+from fasthook.queues.store import (
+    REPLAYED,
+    DamagedError,
+    Store,
+    StoreError,
+    pack_update,
+    replayed,
+    set_aside,
+    unpack_update,
+)
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
@@ -47,17 +56,16 @@ class MemoryQueue:
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
+        self._redeliver = redeliver
         if self._kept_replies.exists():
             self._replies = await asyncio.to_thread(self._read_replies)
         if self._owner:
             await asyncio.to_thread(self._take_over)
         if not self._spill.exists():
             return 0
-        updates = await asyncio.to_thread(self._read)
-        self._spilled = bool(updates)
-        for update in updates:
-            delivery = Delivery(update, _SPILL)
-            delivery.before = True
+        deliveries = await asyncio.to_thread(self._read)
+        self._spilled = bool(deliveries)
+        for delivery in deliveries:
             if redeliver(delivery):
                 self.depth += 1
                 self._unsettled += 1
@@ -95,27 +103,38 @@ class MemoryQueue:
     async def requeue(self, numbers: Iterable[int]) -> int:
         raise QueueError("memory: keeps nothing that was handled: set --queue journal:DIRECTORY and --keep-handled")
 
+    async def again(self, updates: Iterable[Update]) -> int:
+        count = 0
+        for update in updates:
+            delivery = Delivery(update)
+            delivery.again = True
+            self.depth += 1
+            self._redeliver(delivery)
+            count += 1
+        return count
+
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         await asyncio.to_thread(self._write_replies, replies)
-        updates = [delivery.update for delivery in left]
+        deliveries = list(left)
         if self._emptied is not None:
             await asyncio.wait([self._emptied])
             if (error := self._emptied.exception()) is None:
                 self._spilled = False
             else:
                 log.error("the spill could not be emptied: %s", error)
-        if updates or self._spilled:
+        if deliveries or self._spilled:
             try:
-                await asyncio.to_thread(self._write, updates)
+                await asyncio.to_thread(self._write, deliveries)
             except StoreError as error:
-                raise QueueError(f"{len(updates)} updates are lost: {error}") from None
-            self._spilled = bool(updates)
-        return len(updates)
+                raise QueueError(f"{len(deliveries)} updates are lost: {error}") from None
+            self._spilled = bool(deliveries)
+        return len(deliveries)
 
-    def _write(self, updates: list[Update]) -> None:
+    def _write(self, deliveries: list[Delivery]) -> None:
         store = Store(self._spill)
         try:
-            store.append(map(pack_update, updates), replace=True)
+            records = (pack_update(one.update, REPLAYED if one.again else 0) for one in deliveries)
+            store.append(records, replace=True)
         finally:
             store.close()
 
@@ -176,22 +195,24 @@ class MemoryQueue:
             log.error("what the handlers returned before this start is not known: %s", error)
         return found
 
-    def _read(self) -> list[Update]:
-        updates: list[Update] = []
+    def _read(self) -> list[Delivery]:
+        found: list[Delivery] = []
         try:
             store = Store(self._spill)
             try:
-                updates.extend(unpack_update(record) for _, record in store.items())
+                for _, record in store.items():
+                    delivery = Delivery(unpack_update(record), _SPILL)
+                    delivery.again = replayed(record)
+                    delivery.before = not delivery.again
+                    found.append(delivery)
             finally:
                 store.close()
         except (DamagedError, ValueError) as error:
             aside = set_aside(self._spill)
-            log.error(
-                "the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(updates), aside
-            )
+            log.error("the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(found), aside)
         except StoreError as error:
             raise QueueError(f"the spill cannot be read: {error}") from None
-        return updates
+        return found
 
 
 def _lives(pid: int) -> bool:

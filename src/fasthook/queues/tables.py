@@ -238,6 +238,17 @@ class Journal:
         txn.put(ID.pack(update.bot_id, update.update_id), NUMBER.pack(new), db=self.ids)
         return update
 
+    def put_again(self, txn: Any, update: Update, new: int) -> Update:
+        """An update waits, under the highest number, although its id may be known."""
+        name, key = ID.pack(update.bot_id, update.update_id), NUMBER.pack(new)
+        old = txn.get(name, db=self.ids)
+        if old is not None:
+            for table in (self.done, self.replies):
+                txn.delete(old, db=table)
+        txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
+        txn.put(name, key, db=self.ids)
+        return update
+
     def forget(self, txn: Any, count: int) -> int:
         """Forget the oldest ids of handled updates, and what was returned for them. How many those were."""
         with txn.cursor(db=self.done) as cursor:
@@ -312,6 +323,17 @@ class Journal:
             highest += count
             moved += count
         return moved
+
+    def again(self, updates: Iterable[Update]) -> int:
+        """Let updates wait although their ids are known. How many. On disk at return, all or none. QueueError."""
+        highest = self.counts()[2]
+
+        def write(txn: Any, updates: list[Update]) -> int:
+            for number, update in enumerate(updates, highest + 1):
+                self.put_again(txn, update, number)
+            return len(updates)
+
+        return self._in_one(list(updates), write)
 
     def _in_slices(self, rows: list[Any], write: Any) -> int:
         count = 0
