@@ -25,8 +25,8 @@ def done(update):
 
 async def handler(update):
     text = update["message"].get("text", "") if update.kind == "message" else ""
-    if text == "raise":
-        raise ValueError("the bot is broken")
+    if text.startswith("raise") and not os.path.exists("healed"):
+        raise ValueError("the bot is broken" + text[5:])
     if text == "fail once" and update.attempt == 1:
         raise ValueError("not yet")
     if text == "hang" or str(update.lane[1]) == held:

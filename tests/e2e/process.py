@@ -31,6 +31,7 @@ class Ended:
 
     code: int
     lines: tuple[str, ...]  # standard error
+    output: str = ""  # standard output
 
     @property
     def line(self) -> str:
@@ -52,7 +53,7 @@ def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = N
         timeout=PATIENCE,
         check=False,
     )
-    return Ended(done.returncode, tuple(done.stderr.splitlines()))
+    return Ended(done.returncode, tuple(done.stderr.splitlines()), done.stdout)
 
 
 @dataclass(frozen=True)
