@@ -122,6 +122,11 @@ def test_an_unknown_key_in_the_file(bot: Bot) -> None:
     check(run(bot), 2, "fasthook.toml: handler-timout: no such setting; did you mean handler-timeout?")
 
 
+def test_a_key_that_is_twice_in_the_file(bot: Bot) -> None:
+    (bot.directory / "fasthook.toml").write_text("handler-timeout = 5\nhandler_timeout = 6\n")
+    check(run(bot), 2, "fasthook.toml: handler_timeout: it is there twice, also as handler-timeout")
+
+
 def test_a_file_that_is_not_there(bot: Bot) -> None:
     check(run(bot, "--config", "none.toml"), 2, "none.toml: no such file")
     check(run(bot, env={"FASTHOOK_CONFIG": "none.toml"}), 2, "none.toml: no such file")
@@ -140,8 +145,32 @@ def test_an_unknown_variable_is_told_and_ignored(start: Start) -> None:
 def test_an_unknown_option(bot: Bot) -> None:
     ended = run(bot, "--prot", "1")
     assert ended.code == 2
-    assert ended.lines[-1].startswith("Error: No such option")
-    assert "--port" in ended.lines[-1]
+    assert ended.lines == ("fasthook run: no such option --prot; did you mean --port? (try 'fasthook run --help')",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run"], "fasthook run: missing argument 'TARGET' (try 'fasthook run --help')"),
+        (["run", "a:b", "c"], "fasthook run: got unexpected extra argument (c) (try 'fasthook run --help')"),
+        (["run", "a:b", "--port"], "fasthook run: option '--port' requires an argument (try 'fasthook run --help')"),
+        (["dance"], "fasthook: no such command 'dance' (try 'fasthook --help')"),
+        (["--dance"], "fasthook: no such option --dance (try 'fasthook --help')"),
+        (
+            ["run", "a:b", "x\x1b[31m\ny"],
+            "fasthook run: got unexpected extra argument (x\\u001b[31m y) (try 'fasthook run --help')",
+        ),
+    ],
+)
+def test_a_command_line_that_means_nothing(bot: Bot, arguments: list[str], line: str) -> None:
+    ended = fasthook(bot.directory, *arguments)
+    assert ended.lines == (line,)
+    assert (ended.code, ended.output) == (2, "")
+
+
+def test_without_a_command_it_helps(bot: Bot) -> None:
+    ended = fasthook(bot.directory)
+    assert {"run", "queue", "dead", "secret"} <= {line.split()[0] for line in ended.lines if line.startswith("  ")}
 
 
 @pytest.mark.parametrize("shape", ["123456789", "123456789:AA BB", "bot123:abc"])
