@@ -57,17 +57,22 @@ def test_articles() -> None:
     ]
 
 
+def raised() -> BaseException:
+    """An error of ours, in a frame of ours behind one of this file."""
+    with pytest.raises(AttributeError) as caught:
+        printable(5)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_only_the_frames_of_others_are_kept() -> None:
+    error = raised()
+    kept = bots_frames(error).__traceback__
+    assert kept is not None
+    assert (kept.tb_frame.f_code.co_filename, kept.tb_next) == (__file__, None)
+
+
 def test_an_error_of_ours_alone_keeps_its_frames() -> None:
-    try:
-        printable(5)  # type: ignore[arg-type]
-    except AttributeError as error:
-        trace = error.__traceback__
-        assert trace is not None
-        error.__traceback__ = trace.tb_next  # only what is inside fasthook
-        assert bots_frames(error).__traceback__ is not None
-    try:
-        printable(5)  # type: ignore[arg-type]
-    except AttributeError as error:
-        kept = bots_frames(error).__traceback__
-        assert kept is not None
-        assert kept.tb_next is None
+    error = raised()
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next
+    assert bots_frames(error).__traceback__ is not None

@@ -113,10 +113,11 @@ def test_a_bot_whose_import_fails(bot: Bot, source: str, words: str, last: str) 
     assert ended.lines[0] == "Traceback (most recent call last):"
     assert ended.lines[-2].startswith(last)
     assert 'bot.py", line 2, in inner' in "\n".join(ended.lines)
-    assert {line for line in ended.lines if line.startswith("  File ")} == {
-        f'  File "{bot.directory / "bot.py"}", line {n}' + where
-        for n, where in [(2, ", in inner"), (3, ", in <module>")]
-    }
+    file = bot.directory / "bot.py"
+    assert [line for line in ended.lines if line.startswith("  File ")] == [
+        f'  File "{file}", line 3, in <module>',
+        f'  File "{file}", line 2, in inner',
+    ]
 
 
 def test_a_bot_that_exits_when_it_is_imported(bot: Bot) -> None:
