@@ -233,8 +233,21 @@ class JournalQueue:
         except (OSError, lmdb.Error) as error:
             self._ended(batch, error)
             return
-        commit = self._loop.run_in_executor(self._writer, txn.commit)
+        size = sum(len(update.raw) + _ROW for update in batch.new)
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
         commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+
+    def _finish(self, txn: Any, size: int) -> None:
+        """Commit, in the writer's thread."""
+        self._journal.make_room(size)
+        try:
+            txn.commit()
+        except lmdb.PanicError:
+            raise
+        except lmdb.Error as error:
+            if _may_be_sync(error) and self._journal.no_room is not None:
+                raise self._journal.no_room from None
+            raise
 
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
