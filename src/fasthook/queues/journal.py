@@ -48,6 +48,7 @@ _KNOWN = 160  # bytes that a known id takes at most, in both of its tables
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
+_STEP = 16  # handled updates that make room for new ones at a time
 
 # number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, and the reply
 _Done = tuple[int, bytes, bool, float | None, bytes | None]
@@ -323,7 +324,7 @@ class JournalQueue:
         while known > self._limit // 2 and (forgotten := journal.forget(txn, _BATCH)):
             batch.remembered -= forgotten
             used, known = journal.pages(txn)
-        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _BATCH):
+        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
             used, known = journal.pages(txn)
         return used + more <= self._limit
 
