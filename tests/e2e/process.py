@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +64,17 @@ class Response:
 
 
 class Server:
-    """`fasthook run` with these arguments. It is ready when this returns."""
+    """`fasthook run` with these arguments, and `prefix` before it. It is ready when this returns."""
 
-    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [str(COMMAND), "run", *arguments],
+            [*prefix, str(COMMAND), "run", *arguments],
             cwd=directory,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,

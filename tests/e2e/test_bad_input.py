@@ -117,6 +117,11 @@ def test_the_command_line_goes_before_the_environment_before_the_file(
     assert server.path == path
 
 
+def test_memory_keeps_nothing_that_was_handled(bot: Bot) -> None:
+    words = "--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY"
+    check(run(bot, "--queue", "memory:", "--keep-handled", "1h"), 2, words)
+
+
 def test_an_unknown_key_in_the_file(bot: Bot) -> None:
     (bot.directory / "fasthook.toml").write_text("handler-timout = 5\n")
     check(run(bot), 2, "fasthook.toml: handler-timout: no such setting; did you mean handler-timeout?")
@@ -248,7 +253,7 @@ def test_a_key_without_a_certificate(bot: Bot) -> None:
 
 def spilled(start: Start) -> None:
     """A run that ends with two updates handled and two left."""
-    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
+    server = start("--secret", SECRET, "--queue", "memory:", "--drain-timeout", "0", env={"HELD": "1"})
     for update_id in (1, 2, 3, 4):
         assert server.post(samples.update(update_id, chat_id=update_id % 2)).status == 200
     assert server.stop() == 0
@@ -266,7 +271,7 @@ def cut_off(file: Path) -> None:
 def test_a_damaged_ring(start: Start, bot: Bot, damage: Callable[[Path], None]) -> None:
     spilled(start)
     damage(bot.directory / ".fasthook" / "ring")
-    server = start("--secret", SECRET)
+    server = start("--secret", SECRET, "--queue", "memory:")
     server.until(r"ERROR +fasthook.state: .fasthook/ring is damaged .*; kept as .fasthook/ring.damaged-\w+$")
     assert server.post(samples.update(2, chat_id=0)).status == 200
     assert server.stop() == 0
@@ -278,7 +283,7 @@ def test_a_damaged_ring(start: Start, bot: Bot, damage: Callable[[Path], None]) 
 def test_a_damaged_spill(start: Start, bot: Bot, damage: Callable[[Path], None]) -> None:
     spilled(start)
     damage(bot.directory / ".fasthook" / "spill" / "data.mdb")
-    server = start("--secret", SECRET)
+    server = start("--secret", SECRET, "--queue", "memory:")
     server.until(
         r"ERROR +fasthook.queue: the spill is damaged .*: 0 updates could be read; "
         r"it is kept as .fasthook/spill.damaged-\w+$"
