@@ -48,6 +48,7 @@ _KNOWN = 160  # bytes that a known id takes at most, in both of its tables
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
+_STEP = 16  # handled updates that make room for new ones at a time
 
 # number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, and the reply
 _Done = tuple[int, bytes, bool, float | None, bytes | None]
@@ -239,8 +240,21 @@ class JournalQueue:
         except (OSError, lmdb.Error) as error:
             self._ended(batch, error)
             return
-        commit = self._loop.run_in_executor(self._writer, txn.commit)
+        size = sum(len(update.raw) + _ROW for update in batch.new)
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
         commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+
+    def _finish(self, txn: Any, size: int) -> None:
+        """Commit, in the writer's thread."""
+        self._journal.make_room(size)
+        try:
+            txn.commit()
+        except lmdb.PanicError:
+            raise
+        except lmdb.Error as error:
+            if _may_be_sync(error) and self._journal.no_room is not None:
+                raise self._journal.no_room from None
+            raise
 
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
@@ -318,7 +332,7 @@ class JournalQueue:
         while known > self._limit // 2 and (forgotten := journal.forget(txn, _BATCH)):
             batch.remembered -= forgotten
             used, known = journal.pages(txn)
-        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _BATCH):
+        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
             used, known = journal.pages(txn)
         return used + more <= self._limit
 

@@ -136,14 +136,14 @@ def _main(what: str, file: str, *arguments: str) -> int:
     print("begun", flush=True)
     try:
         _check(file, int(most), locked == "1", tables)
-    except lmdb.VersionMismatchError as error:
-        print(error)
-        return _NEWER
     except DAMAGE as error:
         print(error)
         return _DAMAGED
-    except (OSError, lmdb.Error):
-        return 0  # that the file may not be written, for instance: whoever opens it next will say so
+    except (OSError, lmdb.Error) as error:
+        print(error)
+        newer = isinstance(error, lmdb.VersionMismatchError) or "data format v" in str(error)
+        # that the file may not be written, for instance, is said by whoever opens it next
+        return _NEWER if newer else 0
     return 0
 
 

@@ -36,6 +36,8 @@ _SUSPECT = "suspect"  # a file that says so: the next opening reads all. In it: 
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
+_COPIED = 128 << 10  # bytes of pages that a commit copies, to change what is in them
+_AHEAD = 256 << 10  # bytes that the file is made longer than it must be
 _PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
 _SLICE = 1000  # updates that a tool moves in one commit
 _TABLES = ("meta", "ids", "done", "handled", "replies", "waiting")
@@ -52,6 +54,8 @@ class Journal:
         self.directory = directory
         self.file = directory / "data.mdb"
         self.limit = limit
+        self.no_room: OSError | None = None  # why the file could not be made longer
+        self._allocated = 0  # bytes that it has
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(directory / "owner", f"the journal {directory}")
@@ -277,6 +281,26 @@ class Journal:
                 dropped += len(cursor.value())
                 cursor.delete()
         return dropped
+
+    def make_room(self, more: int) -> None:
+        """Let the file have room for a commit of so many bytes before LMDB writes it; else `no_room` says why not.
+
+        LMDB takes a write that was cut short by a full disk for an I/O error.
+        """
+        if not hasattr(os, "posix_fallocate"):
+            return
+        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"] + 2 * more + _COPIED
+        if needed <= self._allocated:
+            return
+        try:
+            with self.file.open("r+b") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < needed:
+                    os.posix_fallocate(file.fileno(), size, needed + _AHEAD - size)
+                self._allocated = max(size, needed + _AHEAD)
+                self.no_room = None
+        except OSError as error:
+            self.no_room = error
 
     def grow(self) -> bool:
         """Make the map larger; False if it is as large as it may be."""
