@@ -9,6 +9,8 @@ from fasthook._core cimport (
 )
 from fasthook._head cimport Head, path_of
 
+import asyncio
+
 from fasthook.telegram.networks import caller as _caller
 
 
@@ -32,7 +34,8 @@ cdef class Door:
         cdef Head head = Head.__new__(Head)
         cdef str method = scope["method"], version = scope["http_version"]
         cdef bytes name, value, path
-        cdef Py_ssize_t size = len(method) + 14, target_size = 0  # 14: what stands around method and target
+        cdef Py_ssize_t size = 14 + len(method), target_size = 0  # 14: what stands around method and target
+        cdef bint http11 = version == "1.1"
         cdef int refused
         for name, value in scope["headers"]:
             head.add(name, value)
@@ -49,12 +52,10 @@ cdef class Door:
             refused = TARGET_TOO_LONG
         elif size + target_size > self.max_head:
             refused = HEAD_TOO_LARGE
-        elif version == "0.9":
-            refused = BAD_REQUEST
-        elif version not in ("1.1", "1.0", "2", "3"):  # "2.0" stood in a request line
-            refused = BAD_VERSION
+        elif not http11 and version not in ("1.0", "2", "3"):  # "2.0" stood in a request line
+            refused = BAD_REQUEST if version == "0.9" else BAD_VERSION
         else:  # a Host is asked for only in HTTP/1.1, and codings are for nothing else
-            refused = head.fault(method.encode(), version != "1.1", path, self.max_headers)
+            refused = head.fault(method == "CONNECT", not http11, path, self.max_headers)
         if refused:
             return gate._refuse(route, refused)
         return head.judge(gate, route, method == "POST", caller, monotonic_ns())
@@ -79,3 +80,25 @@ cdef bytes asked_path(dict scope, bytes host, Py_ssize_t *target_size):
     if raw is not None and b"%" in raw and not raw.endswith(target):
         return b""  # no hook's path is written with percent signs
     return target if path == "" or path[0] == "/" else path_of(target, host)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Waiter:
+    """A request that waits for its answer."""
+
+    cdef object _verdict, _future
+
+    @property
+    def future(self):
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future()
+            if self._verdict is not None:
+                self._future.set_result(self._verdict)
+        return self._future
+
+    def answer(self, verdict):
+        """Its answer, from the loop's own thread; for a request that is cancelled it is too late."""
+        self._verdict = verdict
+        if self._future is not None and not self._future.done():
+            self._future.set_result(verdict)

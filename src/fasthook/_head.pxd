@@ -17,14 +17,16 @@ cdef class Head:
     cdef bytes host
     cdef bytes secret
     cdef bytes forwarded      # X-Forwarded-For, its lines joined
+    cdef bytes connection     # Connection, likewise
     cdef int headers, hosts, lengths, codings
     cdef int64_t length       # declared, -1: none
     cdef bint chunked         # the last coding is chunked
-    cdef bint expects, other_expectation, encoded, closing
+    cdef bint expects, other_expectation, encoded
     cdef bint two_secrets     # that differ
     cdef void clear(self) noexcept
     cdef int add(self, bytes name, bytes value) except -1
-    cdef int fault(self, bytes method, bint http10, bytes path, int max_headers) except -1
+    cdef bint closes(self) except -1
+    cdef int fault(self, bint tunnel, bint http10, bytes path, int max_headers) except -1
     cdef object judge(self, Gate gate, Route route, bint post, object caller, int64_t now)
 
 cdef bytes path_of(bytes target, bytes host)

@@ -1,5 +1,6 @@
 """What a head says, header by header, and the rules for it beyond a parser's: the same for both doors."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 
@@ -8,6 +9,7 @@ from fasthook._core cimport BAD_REQUEST, ENCODED, EXPECTATION, HEAD_TOO_LARGE, T
 cdef int64_t HUGE = <int64_t>1 << 56
 
 
+@cython.freelist(8)
 cdef class Head:
     """The headers that matter, counted and read."""
 
@@ -15,10 +17,10 @@ cdef class Head:
         self.clear()
 
     cdef void clear(self) noexcept:
-        self.host = self.secret = self.forwarded = None
+        self.host = self.secret = self.forwarded = self.connection = None
         self.headers = self.hosts = self.lengths = self.codings = 0
         self.length = -1
-        self.chunked = self.expects = self.other_expectation = self.encoded = self.closing = self.two_secrets = False
+        self.chunked = self.expects = self.other_expectation = self.encoded = self.two_secrets = False
 
     cdef int add(self, bytes name, bytes value) except -1:
         """Take a header in."""
@@ -27,32 +29,41 @@ cdef class Head:
         self.headers += 1
         if size == 4 and same_name(at, b"host", 4):
             self.hosts += 1
-            self.host = value.strip(b" \t")
+            self.host = trimmed(value)
         elif size == 6 and same_name(at, b"expect", 6):
-            if value.strip(b" \t").lower() == b"100-continue":
+            if trimmed(value).lower() == b"100-continue":
                 self.expects = True
             else:
                 self.other_expectation = True
         elif size == 10 and same_name(at, b"connection", 10):
-            self.closing |= b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+            self.connection = value if self.connection is None else self.connection + b"," + value
         elif size == 14 and same_name(at, b"content-length", 14):
             self.lengths += 1
-            self.length = plain_number(value.strip(b" \t"))
+            self.length = plain_number(trimmed(value))
         elif size == 15 and same_name(at, b"x-forwarded-for", 15):
             self.forwarded = value if self.forwarded is None else self.forwarded + b"," + value
         elif size == 16 and same_name(at, b"content-encoding", 16):
-            self.encoded |= value.strip(b" \t").lower() != b"identity"
+            self.encoded |= trimmed(value).lower() != b"identity"
         elif size == 17 and same_name(at, b"transfer-encoding", 17):
             self.codings += 1
-            self.chunked = value.strip(b" \t").lower() == b"chunked"
+            self.chunked = trimmed(value).lower() == b"chunked"
         elif size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
-            value = value.strip(b" \t")
+            value = trimmed(value)
             self.two_secrets |= self.secret is not None and self.secret != value
             self.secret = value
         return 0
 
-    cdef int fault(self, bytes method, bint http10, bytes path, int max_headers) except -1:
-        """The code of what HTTP/1 does not allow, or we do not; 0 if there is nothing. `path`: None if there is none."""
+    cdef bint closes(self) except -1:
+        """Whether the peer asks for the end of the connection."""
+        if self.connection is None:
+            return False
+        return b"close" in [token.strip(b" \t") for token in self.connection.lower().split(b",")]
+
+    cdef int fault(self, bint tunnel, bint http10, bytes path, int max_headers) except -1:
+        """The code of what HTTP/1 does not allow, or we do not; 0 if there is nothing.
+
+        `tunnel`: the method is CONNECT. `path`: None if the target is none.
+        """
         if self.headers > max_headers:
             return HEAD_TOO_LARGE
         if self.lengths > 1 or (self.lengths == 1 and self.length < 0):
@@ -61,7 +72,7 @@ cdef class Head:
             return BAD_REQUEST
         if self.hosts > 1 or (self.hosts == 0 and not http10) or (self.hosts == 1 and not valid_host(self.host)):
             return BAD_REQUEST
-        if method == b"CONNECT":
+        if tunnel:
             return TUNNEL
         return BAD_REQUEST if path is None else 0
 
@@ -77,6 +88,15 @@ cdef class Head:
             if self.encoded:
                 return gate._refuse(route, ENCODED)
         return judged
+
+
+cdef inline bytes trimmed(bytes value):
+    """The value without the spaces and tabs around it, which few have."""
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(value)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    if size == 0 or (at[0] > c' ' and at[size - 1] > c' '):
+        return value
+    return value.strip(b" \t")
 
 
 cdef bytes path_of(bytes target, bytes host):

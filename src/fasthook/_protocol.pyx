@@ -564,7 +564,7 @@ cdef class HookProtocol:
         if not self.replaying:
             self.facts.complete = True
             # llhttp forgets it with the end of the message, and lets keep-alive win over close in HTTP/1.0
-            self.keep_alive = self.parser.should_keep_alive() and not self.head.closing
+            self.keep_alive = self.parser.should_keep_alive() and not self.head.closes()
 
     def on_body(self, bytes part):
         if not self.keeps:
@@ -600,7 +600,7 @@ cdef class HookProtocol:
         if self.edge.trusted is not None:
             self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
         if not refused:
-            refused = head.fault(self.method, self.http10, path, self.edge.max_headers)
+            refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
         if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
             refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from fasthook._asgi import Door
+from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
 from fasthook.access import AccessLog
 from fasthook.receiver import Receiver
@@ -24,6 +24,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_HTTP_2 = ("2", "3")
 _INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
 
 
@@ -60,7 +61,6 @@ class Hook:
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
         self._door = Door(settings)
         self._access = AccessLog(settings) if settings.access_log else None
-        self._answers: dict[Verdict, tuple[Message, Message]] = {}
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -84,31 +84,31 @@ class Hook:
                 return None
         verdict = self._door.body(gate, judged, raw)
         if not isinstance(verdict, Verdict):
-            waiter = _Waiter()
+            waiter = Waiter()
             verdict = receiver.accept(verdict, waiter) or await waiter.future
         elif verdict.code == _INVALID and _is_cut(scope, raw):
             verdict = gate.refuse(judged, _BAD_REQUEST)
         elif verdict.code == _INVALID:
-            waiter = _Waiter()
+            waiter = Waiter()
             receiver.reject(judged, raw, waiter)
             verdict = await waiter.future
         if self._access is not None:
             self._log(scope, verdict)
-        start, body = self._answers.get(verdict) or self._messages(scope, verdict)
-        await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
-        return await send({**body})
+        headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
+        await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
+        return await send({"type": "http.response.body", "body": verdict.body})
 
     async def _refuse(self, scope: Scope, send: Send, verdict: Verdict) -> None:
         """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
         if self._access is not None:
             self._log(scope, verdict)
-        start, body = self._messages(scope, verdict)
-        headers = [*start["headers"]]
-        expects = scope["http_version"] == "1.1" and any(name == b"expect" for name, _ in scope["headers"])
-        if expects and not verdict.closes:
+        version = scope["http_version"]
+        headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
+        if version == "1.1" and not verdict.closes and any(name == b"expect" for name, _ in scope["headers"]):
             headers.append((b"connection", b"close"))
-        await send({**start, "headers": headers})
-        await send({**body, "body": b""} if scope["method"] == "HEAD" else {**body})
+        body = b"" if scope["method"] == "HEAD" else verdict.body
+        await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -190,16 +190,10 @@ class Hook:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages of an answer; they are kept where they are the same for every request."""
-        headers = verdict.headers
-        if verdict.closes and scope["http_version"] in ("2", "3"):
-            headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
-        start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
-        body = {"type": "http.response.body", "body": verdict.body}
-        if not verdict.closes and not verdict.body:  # a body may be a handler's reply
-            self._answers[verdict] = start, body
-        return start, body
+
+def _without_connection(verdict: Verdict) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer over HTTP/2, which has none for the connection (RFC 9113, section 8.2.2)."""
+    return [pair for pair in verdict.headers if pair[0] != b"connection"]
 
 
 def _is_cut(scope: Scope, raw: bytes) -> bool:
@@ -207,23 +201,3 @@ def _is_cut(scope: Scope, raw: bytes) -> bool:
     headers = dict(scope["headers"])
     length = headers.get(b"content-length")
     return (length is not None and int(length) != len(raw)) or (not raw and b"upgrade" in headers)
-
-
-class _Waiter:
-    """A request of this door that waits for its answer."""
-
-    _verdict: Verdict | None = None
-    _future: asyncio.Future[Verdict] | None = None
-
-    @property
-    def future(self) -> asyncio.Future[Verdict]:
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-            if self._verdict is not None:
-                self._future.set_result(self._verdict)
-        return self._future
-
-    def answer(self, verdict: Verdict) -> None:
-        self._verdict = verdict
-        if self._future is not None and not self._future.done():
-            self._future.set_result(verdict)

@@ -195,12 +195,20 @@ def test_a_token_of_the_wrong_shape_is_never_repeated(bot: Bot, shape: str) -> N
 def test_a_port_in_use(bot: Bot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        check(run(bot, "--port", str(port)), 1, f"cannot listen on http://127.0.0.1:{port}: Address already in use")
+        words = f"cannot listen on http://127.0.0.1:{port}: Address already in use; stop what listens there, or choose"
+        check(run(bot, "--port", str(port)), 1, f"{words} another --port")
+
+
+def test_a_port_in_use_on_one_address_of_several(bot: Bot) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = f"cannot listen on http://[::]:{port}: Address already in use; "
+        check(run(bot, "--host", "::", "--port", str(port)), 1, words)
 
 
 def test_a_unix_socket_in_use(start: Start, bot: Bot) -> None:
     start("--uds", "hook.sock")
-    check(run(bot, "--uds", "hook.sock", "--state-dir", "b"), 1, "cannot listen on hook.sock: Address already in use")
+    check(run(bot, "--uds", "hook.sock", "--state-dir", "b"), 1, "cannot listen on hook.sock: Address already in use; ")
 
 
 def test_a_file_where_the_unix_socket_should_be(bot: Bot) -> None:
