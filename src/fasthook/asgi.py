@@ -10,8 +10,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from fasthook._core import CODES, Route, Verdict
-from fasthook._protocol import asgi_body, asgi_head
+from fasthook._asgi import Door
+from fasthook._core import CODES, Verdict
+from fasthook.access import AccessLog
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
 from fasthook.telegram.networks import caller
@@ -23,7 +24,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_INVALID = CODES["invalid"]
+_INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
 
 
 class Hook:
@@ -57,8 +58,8 @@ class Hook:
     def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, *, shared: bool) -> None:
         self.settings = settings
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
-        checks = settings.allow_ip is not None or settings.trusted_proxy is not None
-        self._addresses = self._address if checks else None
+        self._door = Door(settings)
+        self._access = AccessLog(settings) if settings.access_log else None
         self._answers: dict[Verdict, tuple[Message, Message]] = {}
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -70,32 +71,44 @@ class Hook:
         if not receiver.running:
             await self._start_late()
         gate = receiver.gate
-        judged = asgi_head(gate, scope, self._addresses)
-        if isinstance(judged, Route):
-            message = await receive()
-            if message["type"] != "http.request":
+        judged = self._door.head(gate, scope)
+        if isinstance(judged, Verdict):
+            return await self._refuse(scope, send, judged)
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        raw = message.get("body", b"")
+        if message.get("more_body", False):
+            raw = await self._rest(receive, raw)
+            if raw is None:
                 return None
-            raw = message.get("body", b"")
-            if message.get("more_body", False):
-                raw = await self._rest(receive, raw)
-                if raw is None:
-                    return None
-            answer = asgi_body(gate, judged, raw)
-            if not isinstance(answer, Verdict):
-                waiter = _Waiter()
-                verdict = receiver.accept(answer, waiter) or await waiter.future
-            elif answer.code == _INVALID:
-                waiter = _Waiter()
-                receiver.reject(judged, raw, waiter)
-                verdict = await waiter.future
-            else:
-                verdict = answer
-        else:
-            verdict = judged
-        known = self._answers.get(verdict) if scope["method"] == "POST" else None
-        start, body = known or self._messages(scope, verdict)
+        verdict = self._door.body(gate, judged, raw)
+        if not isinstance(verdict, Verdict):
+            waiter = _Waiter()
+            verdict = receiver.accept(verdict, waiter) or await waiter.future
+        elif verdict.code == _INVALID and _is_cut(scope, raw):
+            verdict = gate.refuse(judged, _BAD_REQUEST)
+        elif verdict.code == _INVALID:
+            waiter = _Waiter()
+            receiver.reject(judged, raw, waiter)
+            verdict = await waiter.future
+        if self._access is not None:
+            self._log(scope, verdict)
+        start, body = self._answers.get(verdict) or self._messages(scope, verdict)
         await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
         return await send({**body})
+
+    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict) -> None:
+        """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
+        if self._access is not None:
+            self._log(scope, verdict)
+        start, body = self._messages(scope, verdict)
+        headers = [*start["headers"]]
+        expects = scope["http_version"] == "1.1" and any(name == b"expect" for name, _ in scope["headers"])
+        if expects and not verdict.closes:
+            headers.append((b"connection", b"close"))
+        await send({**start, "headers": headers})
+        await send({**body, "body": b""} if scope["method"] == "HEAD" else {**body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -156,11 +169,14 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    def _address(self, peer: str | None, forwarded: str) -> tuple[str | None, bool]:
-        """Who calls, and whether it may."""
-        trusted, allowed = self.settings.trusted_proxy, self.settings.allow_ip
-        address = caller(peer, forwarded, trusted) if trusted is not None else peer
-        return address, allowed is None or address in allowed
+    def _log(self, scope: Scope, verdict: Verdict) -> None:
+        assert self._access is not None
+        address = scope["client"][0] if scope.get("client") else None
+        if (trusted := self.settings.trusted_proxy) is not None:
+            forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+            address = caller(address, forwarded.decode("latin-1"), trusted)
+        path = scope.get("raw_path") or scope["path"].encode()
+        self._access(address, scope["method"], path, verdict)
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
         """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""
@@ -175,15 +191,22 @@ class Hook:
         return b"".join(parts)
 
     def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages that answer a request; what they are for most is kept."""
+        """The two messages of an answer; they are kept where they are the same for every request."""
         headers = verdict.headers
-        if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
+        if verdict.closes and scope["http_version"] in ("2", "3"):
             headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
         start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
-        body = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
-        if scope["method"] == "POST" and not verdict.closes:
+        body = {"type": "http.response.body", "body": verdict.body}
+        if not verdict.closes and not verdict.body:  # a body may be a handler's reply
             self._answers[verdict] = start, body
         return start, body
+
+
+def _is_cut(scope: Scope, raw: bytes) -> bool:
+    """Whether the server kept a part of the body back, as uvicorn does behind a request to upgrade."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length")
+    return (length is not None and int(length) != len(raw)) or (not raw and b"upgrade" in headers)
 
 
 class _Waiter:

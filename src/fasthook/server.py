@@ -169,7 +169,7 @@ def _config(hook: Hook) -> uvicorn.Config:
         ws="none",
         lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,  # both doors write their own
         server_header=False,
         date_header=False,
         proxy_headers=False,

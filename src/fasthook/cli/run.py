@@ -24,7 +24,6 @@ def command(target: str, config: str | None, **given: Any) -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
     logging.getLogger("uvicorn").setLevel("WARNING")
-    logging.getLogger("uvicorn.access").setLevel("INFO")
 
     from fasthook.asgi import Hook
     from fasthook.handlers import TargetError, load

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from fasthook._scan import restore
 from fasthook.control import Command, Refused, Send
-from fasthook.dispatch import GaveUp
+from fasthook.lanes import GaveUp
 from fasthook.queues import Delivery, Queue, QueueError
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.selection import HANDLED, IN_HAND, WAITING, Row, Selection, dead_row, waiting_row
