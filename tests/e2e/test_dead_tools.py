@@ -10,7 +10,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import SECRET, Server
-from e2e.tools import ids, number_of, refused, rows, say, tool
+from e2e.tools import ids, number_of, refused, rows, say, tool, until
 from fasthook.queues.deadletter import DeadLetter
 from fasthook.queues.store import Store
 from fasthook.testing import samples
@@ -50,9 +50,7 @@ def heal(bot: Bot) -> None:
 
 
 def until_handled(bot: Bot, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(bot.handled) < count:
-        assert time.monotonic() < deadline
+    until(lambda: len(bot.handled) >= count)
 
 
 def test_list_and_show(start: Start, bot: Bot, queue: str, running: bool) -> None:

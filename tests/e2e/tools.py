@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from e2e.bot import Bot
-from e2e.process import Ended, Server, fasthook
+from e2e.process import PATIENCE, Ended, Server, fasthook
 from fasthook.testing import samples
 
 
@@ -40,6 +42,13 @@ def refused(bot: Bot, *arguments: str, code: int = 1) -> str:
     assert len(ended.lines) == 1, ended
     assert ended.output == ""
     return ended.lines[0]
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that can only be looked at."""
+    deadline = monotonic() + PATIENCE
+    while not true():
+        assert monotonic() < deadline
 
 
 def say(server: Server, update_id: int, text: str = "", chat: int = 1, kind: str = "message") -> None:
