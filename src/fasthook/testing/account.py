@@ -59,7 +59,7 @@ class Account:
         self._watchers = watchers
         self._next_set_webhook = -1.0
         self._poll: asyncio.Future[str] | None = None  # a waiting getUpdates: set to why it ends, empty for news
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Future[None] | None = None
         self._files: dict[str, bytes] = {}
         self._queries: dict[str, Chat] = {}
         self._next_query = 0
@@ -83,11 +83,17 @@ class Account:
     async def settled(self) -> None:
         """Wait until every update is taken or given up."""
         while len(self.updates):
-            self._changed.clear()
-            await self._changed.wait()
+            await self.changed()
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done when the next attempt or call ends."""
+        if self._changed is None or self._changed.done():
+            self._changed = asyncio.get_running_loop().create_future()
+        return asyncio.shield(self._changed)
 
     def _change(self) -> None:
-        self._changed.set()
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     # ------------------------------------------------------------ what the delivery tells
 

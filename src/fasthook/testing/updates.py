@@ -125,11 +125,12 @@ class Updates:
         its kind. ValueError: it is larger than Telegram's updates are.
         """
         body = encode(event) if raw is None else raw
-        if len(body) > LARGEST_EVENT:
-            raise ValueError(f"an update has at most {LARGEST_EVENT} bytes, not {len(body)}")
+        size = len(body) + len(kind) + 3  # with its kind, in quotes, and the colon
+        if size > LARGEST_EVENT:
+            raise ValueError(f"an update has at most {LARGEST_EVENT} bytes, not {size}")
         if not self.allows(kind):
             return None
-        if len(self._all) >= MOST_UPDATES or self._bytes + len(body) > MOST_BYTES:
+        if len(self._all) >= MOST_UPDATES or self._bytes + size > MOST_BYTES:
             self.lost += 1
             return None
         now = self._clock.now()
@@ -137,7 +138,7 @@ class Updates:
         update_id = self._number(now)
         self._all[update_id] = Pending(update_id, kind, body, queue_of(kind, event), now + lives, wakeup_at=now)
         self._fresh.append(update_id)
-        self._bytes += len(body)
+        self._bytes += size
         return update_id
 
     def _number(self, now: float) -> int:
@@ -151,7 +152,7 @@ class Updates:
         """An update is taken, or given up."""
         update = self._all.pop(update_id, None)
         if update is not None:
-            self._bytes -= len(update.event)
+            self._bytes -= len(update.event) + len(update.kind) + 3
 
     def clear(self) -> None:
         """Forget all."""
