@@ -88,6 +88,7 @@ class Hook:
         if self.held is not None:
             self.held.set()
         await self._server.wait_closed()
+        await self.until(lambda hook: hook.closed == hook.connected)
 
     async def until(self, condition: Callable[[Hook], bool]) -> None:
         """Wait for something to be true of it."""

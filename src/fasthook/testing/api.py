@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from fasthook.testing import parameters
 from fasthook.testing.calls import Answer, Refused
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 _NOT_FOUND = Refused(404, "Not Found")
 _LARGEST = 64 << 20  # bytes of a body
 _HANG_UP = "fasthook.hang_up"
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: the command and the fixtures have their own way to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Protocol(HttpToolsProtocol):
@@ -67,21 +59,25 @@ class ApiServer:
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
         )
-        self._server = _Uvicorn(config)
-        self._task: asyncio.Task[None] | None = None
+        config.load()
+        self._state = ServerState()
+        self._make = functools.partial(_Protocol, config, self._state, {})
+        self._server: asyncio.Server | None = None
         self._closing = asyncio.Event()
 
-    def start(self) -> None:
-        """Serve. Who connects from now on is answered: the socket listens already."""
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._listener]))
+    async def start(self) -> None:
+        self._server = await asyncio.get_running_loop().create_server(self._make, sock=self._listener)
 
     async def stop(self) -> None:
+        """End: what waits for its answer is not kept for longer than a second."""
         self._closing.set()
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=1)
 
     async def _call(self, request: Request) -> Response:
         account = self._simulator.find(request.path_params["token"])

@@ -215,7 +215,7 @@ def _edit(what: str) -> Method:
         message = chat.messages.get(number)
         if message is None or not message.get("from", {}).get("is_bot"):
             raise Refused(400, "Bad Request: message to edit not found")
-        kept = {name: value for name, value in message.items() if name != "reply_markup"}
+        kept = {name: value for name, value in message.items() if name not in ("reply_markup", "edit_date")}
         changed: Event = {}
         if what in ("text", "caption"):
             longest = _LONGEST_TEXT if what == "text" else _LONGEST_CAPTION

@@ -68,7 +68,7 @@ class Simulator:
         self._clock = Clock(self._speed)
         self.accounts = [Account(token, self._clock, self._rules, self._random, self.watchers) for token in self.tokens]
         self._server = ApiServer(self, listener)
-        self._server.start()
+        await self._server.start()
         return self
 
     async def __aexit__(
