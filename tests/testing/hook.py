@@ -84,10 +84,12 @@ class Hook:
 
     async def stop(self) -> None:
         self._server.close()
-        self.close_connections()
         if self.held is not None:
             self.held.set()
         await self._server.wait_closed()
+        for _ in range(5):  # a connection that was accepted just now takes some turns of the loop to be known
+            await asyncio.sleep(0)
+        self.close_connections()
         await self.until(lambda hook: hook.closed == hook.connected)
 
     async def until(self, condition: Callable[[Hook], bool]) -> None:
