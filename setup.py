@@ -23,7 +23,7 @@ sanitize = bool(os.environ.get("FASTHOOK_SANITIZE"))  # address and undefined-be
 annotate = bool(os.environ.get("FASTHOOK_ANNOTATE"))  # the yellow HTML beside each .pyx
 
 compile_args = ["/O2", "/std:c11"] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-Wno-unused-function"]
-link_args: list[str] = []
+link_args: list[str] = ["-Wl,-S"] if sys.platform == "darwin" else []  # no paths of the build in it
 macros: list[tuple[str, str | None]] = []
 if sanitize:
     compile_args += ["-g", "-O1", "-fno-omit-frame-pointer"]
