@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from fasthook import Update
-from fasthook.dispatch import GaveUp
 from fasthook.handlers import Target, TargetError, adapt, load
+from fasthook.lanes import GaveUp
 from updates import update
 
 PATIENCE = 20.0

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
-from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
+from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, adapt
+from fasthook.lanes import GaveUp
 from fasthook.queues import Delivery, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from fasthook.dispatch import GaveUp
 from fasthook.handlers import TargetError
+from fasthook.lanes import GaveUp
 from fasthook.update import Update
 
 
