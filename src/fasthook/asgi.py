@@ -13,7 +13,7 @@ from typing import Any
 from fasthook._core import CODES, Route, Verdict
 from fasthook._protocol import asgi_body, asgi_head
 from fasthook.receiver import Receiver
-from fasthook.settings import Settings, load
+from fasthook.settings import Settings, SettingsError, load
 from fasthook.telegram.networks import caller
 
 log = logging.getLogger("fasthook")
@@ -44,18 +44,30 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
+        for name in ("workers", "worker_timeout", "max_requests", "reload"):
+            if settings.get(name) is not None:
+                raise SettingsError(f"{name}: a Hook runs its handler in its own process; use `fasthook run`")
         self._set_up(handler, load(settings, os.environ), lifespan)
 
     @classmethod
-    def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:
-        """A hook with settings that are already made."""
+    def of(
+        cls,
+        handler: Any,
+        settings: Settings,
+        *,
+        lifespan: Callable[[Any], Any] | None = None,
+        target: str | None = None,
+    ) -> Hook:
+        """A hook with settings that are already made. `target`: of a handler that runs in worker processes."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan)
+        hook._set_up(handler, settings, lifespan, target)
         return hook
 
-    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
+    def _set_up(
+        self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, target: str | None = None
+    ) -> None:
         self.settings = settings
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, target=target)
         checks = settings.allow_ip is not None or settings.trusted_proxy is not None
         self._addresses = self._address if checks else None
         self._answers: dict[Verdict, tuple[Message, Message]] = {}

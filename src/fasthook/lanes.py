@@ -32,11 +32,27 @@ class GaveUp(Exception):
         self.reason = reason
 
 
+class Reported(Exception):
+    """A failure in another process.
+
+    `line`: the error in one line. `reason`: what the dead letter says. `final`: no second try can mend it. `trace`: its
+    traceback, as text.
+    """
+
+    def __init__(self, *, line: str, reason: str, final: bool, trace: str) -> None:
+        super().__init__(line)
+        self.line = line
+        self.reason = reason
+        self.final = final
+        self.trace = trace
+
+
 class Lane:
     """The updates of one chat, in order; the first is the one being handled."""
 
     waiting: deque[Delivery] | None = None
     timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
+    worker: Any = None  # the process that has the chat, if processes handle the updates
 
     def __init__(self, key: object, first: Delivery) -> None:
         self.key = key
@@ -160,7 +176,7 @@ class Lanes:
         delivery = lane.first
         update = delivery.update
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
-        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+        if update.attempt <= self._retries and not _is_final(delivery.failure):
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
                             update.update_id, update.kind, update.attempt, one_line(delivery.failure))  # fmt: skip
@@ -205,8 +221,14 @@ class Lanes:
         return left
 
 
+def _is_final(error: BaseException | None) -> bool:
+    return isinstance(error, GaveUp) or (isinstance(error, Reported) and error.final)
+
+
 def one_line(error: BaseException | None) -> str:
     """An error as a line of the log has it."""
+    if isinstance(error, Reported):
+        return error.line
     name = type(error).__name__
     try:
         words = " ".join(str(error).split())

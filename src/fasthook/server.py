@@ -22,9 +22,11 @@ from types import FrameType
 import uvicorn
 
 from fasthook.asgi import Hook
+from fasthook.handlers import WorkersError
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
+from fasthook.systemd import Notifier, inherited
 
 log = logging.getLogger("fasthook")
 
@@ -72,8 +74,13 @@ def run(hook: Hook) -> int:
         import uvloop
 
         loop_factory = uvloop.new_event_loop
-    with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
-        code = runner.run(_serve(hook, listener))
+    notifier = Notifier(os.environ)
+    with contextlib.ExitStack() as scope:
+        listeners = _listen(hook.settings)
+        for listener in listeners:
+            scope.enter_context(listener)
+        runner = scope.enter_context(asyncio.Runner(loop_factory=loop_factory))
+        code = runner.run(_serve(hook, listeners, notifier))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
@@ -82,39 +89,51 @@ def run(hook: Hook) -> int:
     return code
 
 
-async def _serve(hook: Hook, listener: socket.socket) -> int:
+async def _serve(hook: Hook, listeners: list[socket.socket], notifier: Notifier) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
-    stop = _Stop(hook, server)
+    stop = _Stop(hook, server, notifier)
     stop.watch()
+    receiver.failed = stop.failed
+    stop.starting = asyncio.ensure_future(receiver.start())
     try:
-        await receiver.start()
-    except (StateError, QueueError):
+        await stop.starting
+    except asyncio.CancelledError:
+        return 0
+    except (StateError, QueueError, WorkersError):
         raise
     except Exception as error:
         log.error("the bot does not start", exc_info=error)
         return 1
-    announce(settings, listener)
+    announce(settings, listeners)
+    notifier.ready()
     code = 0
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
     finally:
+        notifier.stopping()
         try:
             await receiver.stop(stop.left())
         except QueueError as error:
             log.error("%s", error)
             code = 1
+        notifier.close()
         await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
+    if stop.failure:
+        raise stop.failure
     if stop.signals > 1:
         return 130
     return code
 
 
 class _Stop:
-    """SIGINT and SIGTERM: the first drains, the second stops at once."""
+    """SIGINT and SIGTERM: the first drains, the second stops at once. SIGHUP: new workers, or a stop if none are."""
 
-    def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
+    def __init__(self, hook: Hook, server: uvicorn.Server, notifier: Notifier) -> None:
         self.signals = 0
+        self.failure: Exception | None = None  # why the server stops by itself
+        self.starting: asyncio.Future[None] | None = None
+        self._notifier = notifier
         self._received = 0
         self._since = 0.0
         self._hook = hook
@@ -130,6 +149,25 @@ class _Stop:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
+        if sys.platform == "win32":
+            return
+        if self._hook.settings.in_processes:
+            signal.signal(signal.SIGHUP, lambda *_: self._loop.call_soon_threadsafe(self._reload))
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._signalled)
+
+    def failed(self, error: Exception) -> None:
+        """The workers cannot go on: stop, and keep what is not handled for the next start."""
+        self.failure = error
+        self._hook.receiver.refuse_new()
+        self._hook.receiver.hurry()
+        self._server.should_exit = True
+
+    def _reload(self) -> None:
+        workers = self._hook.receiver.workers
+        if workers is not None and not self._server.should_exit:
+            self._notifier.reloading()
+            workers.crew.reload(self._notifier.ready)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._received += 1
@@ -154,6 +192,8 @@ class _Stop:
             self._hook.receiver.hurry()
         self._hook.receiver.refuse_new()
         self._server.should_exit = True
+        if self.starting and not self._hook.receiver.running:
+            self.starting.cancel()
 
 
 def _config(hook: Hook) -> uvicorn.Config:
@@ -194,9 +234,19 @@ def _config(hook: Hook) -> uvicorn.Config:
 # ---------------------------------------------------------------- the listener
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(settings: Settings) -> list[socket.socket]:
     try:
-        return _bind(settings)
+        handed = inherited(os.environ)
+    except OSError as error:
+        raise ServerError(f"the sockets of the service manager cannot be used: {error.strerror}") from None
+    if handed and not settings.uds and settings.fd is None:
+        for listener in handed:
+            _prepare(listener)
+        return handed
+    for listener in handed:
+        listener.close()
+    try:
+        return [_bind(settings)]
     except (OSError, UnicodeError) as error:  # the second: a host name that is none
         where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
         why = getattr(error, "strerror", None) or str(error)
@@ -215,9 +265,14 @@ def _bind(settings: Settings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+    _prepare(listener)
+    return listener
+
+
+def _prepare(listener: socket.socket) -> None:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
     listener.setblocking(False)
-    return listener
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -252,9 +307,10 @@ def address(settings: Settings, listener: socket.socket | None = None) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def announce(settings: Settings, listener: socket.socket) -> None:
+def announce(settings: Settings, listeners: list[socket.socket]) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
-    where = address(settings, listener)
+    places = [address(settings, listener) for listener in listeners]
+    where = places[0]
     if settings.secret:
         made = "as it was set"
     elif settings.token:
@@ -262,7 +318,7 @@ def announce(settings: Settings, listener: socket.socket) -> None:
     else:
         made = "thrown away at the end, because there is neither a token nor a secret"
     lines = [
-        f"fasthook serves {where}{settings.path}",
+        *(f"fasthook serves {place}{settings.path}" for place in places),
         f"  secret  {made}",
         f"  queue   {settings.queue}",
     ]

@@ -27,18 +27,25 @@ def command(target: str, config: str | None, **given: Any) -> None:
     logging.getLogger("uvicorn.access").setLevel("INFO")
 
     from fasthook.asgi import Hook
-    from fasthook.handlers import TargetError, load
+    from fasthook.handlers import TargetError, WorkersError, load
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
 
     try:
-        found = load(target)
-        code = run(Hook.of(found.value, settings, lifespan=found.lifespan))
+        if settings.in_processes:
+            hook = Hook.of(None, settings, target=target)
+        else:
+            found = load(target)
+            hook = Hook.of(found.value, settings, lifespan=found.lifespan)
+        code = run(hook)
     except TargetError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         fail(f"{target}: {error}", code=2)
+    except WorkersError as error:
+        click.echo(error.trace, err=True, nl=False)
+        fail(str(error), code=error.code)
     except (ServerError, StateError, QueueError) as error:
         fail(str(error), code=1)
     raise SystemExit(code)

@@ -17,6 +17,7 @@ class Delivery:
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
+    deaths = 0  # how many workers have died with it in hand
 
     def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update
