@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import importlib
 import logging
 import os
 import pickle
@@ -301,9 +302,9 @@ def _is_bots(file: str, foreign: Iterable[str]) -> bool:
 
 def bots_part(error: BaseException) -> BaseException:
     """The error without the frames of the import system and of this package at its beginning."""
-    here = str(Path(__file__).parent)
+    ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen ")
     found: TracebackType | None = error.__traceback__
-    while found is not None and found.tb_frame.f_code.co_filename.startswith((here, "<frozen ")):
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(ours):
         found = found.tb_next
     return error.with_traceback(found)
 

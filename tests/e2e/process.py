@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,16 +63,27 @@ class Response:
 
 
 class Server:
-    """`fasthook run` with these arguments. It is ready when this returns."""
+    """`fasthook run` with these arguments. It is ready when this returns.
 
-    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    `before`: a command that runs the command. `fds`: descriptors that it inherits.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+        fds: Sequence[int] = (),
+    ) -> None:
         self.directory = directory
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [str(COMMAND), "run", *arguments],
+            [*before, str(COMMAND), "run", *arguments],
             cwd=directory,
+            pass_fds=fds,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
