@@ -33,11 +33,27 @@ class GaveUp(Exception):
         self.reason = reason
 
 
+class Reported(Exception):
+    """A failure in another process.
+
+    `line`: the error in one line. `reason`: what the dead letter says. `final`: no second try can mend it. `trace`: its
+    traceback, as text.
+    """
+
+    def __init__(self, *, line: str, reason: str, final: bool, trace: str) -> None:
+        super().__init__(line)
+        self.line = line
+        self.reason = reason
+        self.final = final
+        self.trace = trace
+
+
 class Lane:
     """The updates of one chat, in order; the first is the one being handled."""
 
     waiting: deque[Delivery] | None = None
     timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
+    worker: Any = None  # the process that has the chat, if processes handle the updates
 
     def __init__(self, key: object, first: Delivery) -> None:
         self.key = key
@@ -196,15 +212,15 @@ class Lanes:
         delivery = lane.first
         update = delivery.update
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
-        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+        if update.attempt <= self._retries and not _is_final(delivery.failure):
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, one_line(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, line_of(delivery.failure))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
-                update.update_id, update.kind, update.attempt, self._retries + 1, delay, one_line(delivery.failure),
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, line_of(delivery.failure),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -223,7 +239,7 @@ class Lanes:
         if error is not None:
             update = delivery.update
             log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error)
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, line_of(error)
             )
         return error is None
 
@@ -239,3 +255,12 @@ class Lanes:
             left.append(lane.first)
             left.extend(lane.waiting or ())
         return left
+
+
+def _is_final(error: BaseException | None) -> bool:
+    return isinstance(error, GaveUp) or (isinstance(error, Reported) and error.final)
+
+
+def line_of(error: BaseException | None) -> str:
+    """An error as a line of the log has it."""
+    return error.line if isinstance(error, Reported) else one_line(error)

@@ -48,8 +48,14 @@ class Listeners:
         self.close()
 
 
-def listen(settings: Settings) -> Listeners:
-    """Listen where the settings say. ListenError: one line."""
+def listen(settings: Settings, handed: list[socket.socket]) -> Listeners:
+    """Listen on what a service manager `handed` over, or else where the settings say. ListenError: one line."""
+    if handed and not settings.uds and settings.fd is None:
+        for one in handed:
+            _without_delay(one)
+        return Listeners(handed)
+    for one in handed:
+        one.close()
     try:
         if settings.fd is not None:
             return Listeners([_inherited(settings.fd)])
@@ -87,6 +93,12 @@ def address(settings: Settings, sockets: list[socket.socket] | None = None) -> s
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def addresses(settings: Settings, sockets: list[socket.socket]) -> list[str]:
+    """Where the server is, in one name if it has one; several sockets may come from a service manager."""
+    ports = {name[1] if isinstance(name := one.getsockname(), tuple) else name for one in sockets}
+    return [address(settings, sockets)] if len(ports) == 1 else [address(settings, [one]) for one in sockets]
+
+
 # ---------------------------------------------------------------- the kinds
 
 
@@ -94,7 +106,13 @@ def _inherited(fd: int) -> socket.socket:
     listener = socket.socket(fileno=fd)
     if listener.type != socket.SOCK_STREAM:
         raise OSError(errno.EINVAL, "it is not a stream socket")
+    _without_delay(listener)
     return listener
+
+
+def _without_delay(listener: socket.socket) -> None:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
 
 
 def _bind_host(host: str, port: int) -> list[socket.socket]:
@@ -125,7 +143,7 @@ def _bind_places(places: list[tuple[int, tuple[Any, ...]]], port: int) -> list[s
                 missing = error  # a name may have an address of a family that is switched off
                 continue
             stack.callback(one.close)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
+            _without_delay(one)
             made.append(one)
             port = one.getsockname()[1]
         stack.pop_all()
