@@ -2,7 +2,7 @@
 
 import os
 import sys
-from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -38,7 +38,7 @@ def extension(name: str) -> Extension:
     return Extension(
         f"fasthook.{name}",
         [f"src/fasthook/{name}.pyx"],
-        depends=[*glob("src/fasthook/*.pxd"), "src/fasthook/_native.h"],
+        depends=[*map(str, Path("src/fasthook").glob("*.pxd")), "src/fasthook/_native.h"],
         include_dirs=["src/fasthook"],
         extra_compile_args=compile_args,
         extra_link_args=link_args,

@@ -72,7 +72,7 @@ def _steady(port: int, request: Path, first: int, load: Load) -> list[str]:
     return [str(build("steady")), str(port), str(request), *(str(number) for number in numbers)]
 
 
-def _send(server: Server, first: int, load: Load) -> Sample:
+def send(server: Server, first: int, load: Load) -> Sample:
     """Runs the load to its end, and answers what the load generator reports."""
     with tempfile.NamedTemporaryFile("w", newline="", suffix=".http") as file:
         file.write(traffic.template(server.port, server.peer.path))
@@ -108,10 +108,10 @@ def measure(peer: Peer, load: Load) -> Sample:
         ServerError: it could not be measured.
     """
     with serving(peer) as server:
-        _send(server, WARM_UP_IDS, Load(WARM_UP, load.connections, load.rate))
+        send(server, WARM_UP_IDS, Load(WARM_UP, load.connections, load.rate))
         server.settle()
         before, others_before = server.cpu_seconds(), _others(server)
-        report = _send(server, MEASURED_IDS, load)
+        report = send(server, MEASURED_IDS, load)
         others = _others(server) - others_before
         server.settle()
         cpu = server.cpu_seconds() - before

@@ -22,7 +22,7 @@ cdef class Door:
     cdef int max_headers
     cdef object allowed, trusted
 
-    def __cinit__(self, settings):
+    def __init__(self, settings):
         self.max_target = settings.max_target
         self.max_head = settings.max_head
         self.max_headers = settings.max_headers

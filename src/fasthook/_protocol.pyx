@@ -293,7 +293,7 @@ cdef class HookProtocol:
         self.write = transport.write
         self.server_state.connections.add(self)
         if self.receiver is None:
-            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave http away")
+            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting out")
             self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
             return
         if not self.receiver.gate_is_open:
@@ -682,6 +682,7 @@ cdef class HookProtocol:
             self.method = self.parser.get_method()
         method = None if self.method is None else self.method.decode()
         self.edge.access(self.caller, method, self.target if self.route is None else self.route.path, verdict)
+        self.method, self.caller = None, self.peer
         return 0
 
     cdef int next_request(self) except -1:

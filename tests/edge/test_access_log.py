@@ -62,6 +62,14 @@ def test_the_address_is_the_client_of_a_trusted_proxy(
     assert [line.split()[0] for line in found] == ["192.0.2.1", "192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.1"]
 
 
+def test_a_refused_request_is_not_logged_with_the_address_of_the_one_before(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = post(b"X-Forwarded-For: 192.0.2.1")
+    found = lines(serve, caplog, "compiled", one, one, one, b"PUT / HTTP/1.1\r\nX : y\r\n", trusted_proxy="127.0.0.1")
+    assert found[2:] == ["192.0.2.1 POST /webhook 200 accepted", "127.0.0.1 PUT / 400 bad_request"]
+
+
 @DOORS
 @pytest.mark.parametrize(
     ("asked", "shown"),

@@ -341,6 +341,31 @@ def test_another_method_is_not_taken_for_head(sent: bytes, served: Served) -> No
         assert (answer.status, answer.closes) == (400, True)
 
 
+MARK = b"marked-by-the-peer"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        post(b"X-Forwarded-For: " + MARK, b"Cookie: " + MARK, b"Origin: " + MARK),
+        head(b"Expect: " + MARK),
+        head(b"Connection: " + MARK, line=b"GET /" + MARK + b"?" + MARK + b" HTTP/1.1"),
+        head(line=b"PUT http://" + MARK + b"/webhook HTTP/1.1", host=b"Host: " + MARK),
+        head(b"Host: " + MARK),
+        MARK + b"\r\n\r\n",
+        post(body=MARK),
+        post(line=b"POST /webhook HTTP/1.1").replace(SECRET.encode(), MARK),
+    ],
+)
+def test_nothing_that_a_peer_sends_is_in_an_answer(sent: bytes, plain: Served) -> None:
+    with connected(plain) as peer:
+        peer.send(numbered(sent, new_id()))
+        peer.half_close()
+        answered = peer.rest()
+    assert answered.startswith(b"HTTP/1.1 ")
+    assert MARK not in answered
+
+
 # ---------------------------------------------------------------- 100 Continue
 
 

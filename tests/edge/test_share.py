@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edge.client import chunked, head, numbered, parse_all, post
 from edge.rows import CHUNKED
 from edge.serving import SECRET
 from edge.wire import ACCEPTED, Rig, Wire, rest
+from fasthook._protocol import HookProtocol
 
 KIB, MIB = 1024, 1024 * 1024
 MAX_HEAD, MAX_BODY = 16 * KIB, 1 * MIB
@@ -54,6 +56,18 @@ def held_while(rig: Rig, pieces: list[bytes]) -> int:
 
 def in_pieces(data: bytes) -> list[bytes]:
     return [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+
+
+def test_a_connection_that_has_sent_nothing(rig: Rig) -> None:
+    """A few hundred bytes of our own, beside the transport."""
+    count = 200
+    make = partial(HookProtocol, rig.config, rig.server_state, {}, rig.loop)
+    kept = [make()]
+    tracemalloc.start()
+    kept += [make() for _ in range(count)]
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert used / count < KIB
 
 
 def test_a_head_without_an_end(rig: Rig) -> None:
