@@ -13,7 +13,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment, fasthook
-from e2e.tools import ids, number_of, refused, rows, say, tool
+from e2e.tools import ids, number_of, refused, rows, say, tool, until
 from fasthook.queues.store import Store, pack_update
 from fasthook.testing import samples
 from updates import update
@@ -182,10 +182,8 @@ def test_a_purge_takes_what_waits_on_disk_only(start: Start, bot: Bot) -> None:
     assert ids(bot, "queue", "list", "--handled") == []  # they were not
     assert server.stop() == 0
     server = serve(start, "journal:waiting", "--queue-size", "3")
-    say(server, 50, chat=5)
+    until(lambda: not ids(bot, "queue", "list"))
     assert server.stop() == 0
-    while ids(bot, "queue", "list"):
-        assert serve(start, "journal:waiting", "--drain-timeout", "30").stop() == 0
     assert bot.by_chat[1] == [1, *range(2, 41, 2)]
 
 
@@ -198,8 +196,7 @@ def test_what_was_handled_can_be_handled_again(start: Start, bot: Bot, running: 
     server = serve(start, "journal:waiting", *options)
     for update_id in (1, 2, 3):
         say(server, update_id, chat=update_id)
-    while len(rows(bot, "queue", "list", "--handled")) < 3:
-        pass
+    until(lambda: len(rows(bot, "queue", "list", "--handled")) == 3)
     if not running:
         assert server.stop() == 0
     kept = rows(bot, "queue", "list", "--handled")
@@ -213,8 +210,7 @@ def test_what_was_handled_can_be_handled_again(start: Start, bot: Bot, running: 
     if not running:
         assert ids(bot, "queue", "list") == [2, 1, 3]
         server = serve(start, "journal:waiting", *options)
-    while len(bot.handled) < 6:
-        pass
+    until(lambda: len(bot.handled) == 6)
     assert server.stop() == 0
     assert bot.by_chat == {1: [1, 1], 2: [2, 2], 3: [3, 3]}
 
@@ -265,7 +261,7 @@ def test_it_asks_on_a_terminal(start: Start, bot: Bot, queue: str) -> None:
         (["queue", "show", "x"], "fasthook queue show: invalid value for 'NUMBER': 'x' is not a valid integer range"),
         (["queue", "show"], "fasthook queue show: missing argument 'NUMBER'"),
         (["queue", "dance"], "fasthook queue: no such command 'dance'"),
-        (["queue", "list", "--kind", "mesage"], "fasthook queue list: invalid value for '--kind': 'mesage' is no kind"),
+        (["queue", "list", "--kind", "massage"], "fasthook queue list: invalid value for '--kind': 'massage' is no kind"),
         (["queue", "list", "--older-than", "soon"], "fasthook queue list: invalid value for '--older-than': must be a"),
         (["queue", "list", "--limit"], "fasthook queue list: option '--limit' requires an argument"),
         (["queue", "list", "--reason", "failed"], "fasthook queue list: no such option --reason"),

@@ -23,7 +23,7 @@ from fasthook.queues.selection import HANDLED, IN_HAND, WAITING, Row, Selection,
 from fasthook.queues.store import StoreError, unpack_update
 from fasthook.update import Update
 
-_PAGE = 1000
+_PAGE = 200  # rows before the loop has its turn: some milliseconds
 
 Arguments = Mapping[str, Any]
 
@@ -90,9 +90,12 @@ class RunningTools:
             bots[row["bot_id"]] += 1
             oldest = min(oldest, row["received_at"])
             in_hand += row["state"] == IN_HAND
+        handled = 0
+        async for _ in self._pages(queue.handled_snapshot, 0):
+            handled += 1
         return stats_row(
             self._name, kinds, bots, oldest_age=now - oldest, in_flight=in_hand, size=queue.bytes,
-            handled=await self._count(self._handled()), trouble=queue.trouble, pid=os.getpid(),
+            handled=handled, trouble=queue.trouble, pid=os.getpid(),
         )  # fmt: skip
 
     async def list_queue(self, arguments: Arguments, send: Send) -> Row:
@@ -115,15 +118,21 @@ class RunningTools:
 
     async def purge(self, arguments: Arguments, send: Send) -> Row:
         wanted = Selection.of(arguments["selection"])
-        found = [row async for row in self._waiting() if wanted.has(row)]
-        require(wanted.numbers, [row["number"] for row in found], "no waiting update")
-        in_hand = sum(row["state"] == IN_HAND for row in found)
+        states: Counter[str] = Counter()
+        named: dict[int, tuple[int, int]] = {}
+        async for row in self._waiting():
+            if wanted.has(row):
+                states[row["state"]] += 1
+                if wanted.numbers:  # else they may be a million
+                    named[row["number"]] = row["bot_id"], row["update_id"]
+        require(wanted.numbers, named, "no waiting update")
+        in_hand = states[IN_HAND]
         if arguments["count_only"]:
-            return {"count": len(found) - in_hand, "in_hand": in_hand}
-        names = {(row["bot_id"], row["update_id"]) for row in found} if wanted.numbers else None
+            return {"count": states[WAITING], "in_hand": in_hand}
+        names = set(named.values())
 
         def match(update: Update) -> bool:
-            return (update.bot_id, update.update_id) in names if names is not None else wanted.has_update(update)
+            return (update.bot_id, update.update_id) in names if names else wanted.has_update(update)
 
         count = self._take_out(match)
         count += await self._queue.purge(match)
@@ -154,9 +163,11 @@ class RunningTools:
         held = sorted(self._hands.deliveries(), key=lambda one: one[0].update.received_at)
         known = {self._number_of(delivery): (delivery.update, in_hand) for delivery, in_hand in held}
         if not self._queue.durable:
-            for number, (update, in_hand) in sorted(known.items()):
-                if number > behind:
-                    yield waiting_row(number, update, IN_HAND if in_hand else WAITING), update.raw
+            for count, number in enumerate(sorted(number for number in known if number > behind), 1):
+                update, in_hand = known[number]
+                yield waiting_row(number, update, IN_HAND if in_hand else WAITING), update.raw
+                if count % _PAGE == 0:
+                    await asyncio.sleep(0)
             return
         async for number, record in self._pages(self._queue.snapshot, behind):
             read, in_hand = known.get(number) or (readable(record), False)
@@ -185,9 +196,6 @@ class RunningTools:
                 yield one
             behind = page[-1][0]
             await asyncio.sleep(0)
-
-    async def _count(self, rows: AsyncIterator[Row]) -> int:
-        return sum([1 async for _ in rows])
 
     # ------------------------------------------------------------ dead letters
 
