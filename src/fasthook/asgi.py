@@ -14,7 +14,7 @@ from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
 from fasthook.access import AccessLog
 from fasthook.receiver import Receiver
-from fasthook.settings import Settings, load
+from fasthook.settings import Settings, SettingsError, load
 from fasthook.telegram.networks import caller
 
 log = logging.getLogger("fasthook")
@@ -47,18 +47,36 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
+        for name in ("workers", "worker_timeout", "max_requests", "reload"):
+            if settings.get(name) is not None:
+                raise SettingsError(f"{name}: a Hook runs its handler in its own process; use `fasthook run`")
         self._set_up(handler, load(settings, os.environ, keywords=True), lifespan, shared=True)
 
     @classmethod
-    def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:
-        """A hook with settings that are already made."""
+    def of(
+        cls,
+        handler: Any,
+        settings: Settings,
+        *,
+        lifespan: Callable[[Any], Any] | None = None,
+        target: str | None = None,
+    ) -> Hook:
+        """A hook with settings that are already made. `target`: of a handler that runs in worker processes."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan, shared=False)
+        hook._set_up(handler, settings, lifespan, shared=False, target=target)
         return hook
 
-    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, *, shared: bool) -> None:
+    def _set_up(
+        self,
+        handler: Any,
+        settings: Settings,
+        lifespan: Callable[[Any], Any] | None,
+        *,
+        shared: bool,
+        target: str | None = None,
+    ) -> None:
         self.settings = settings
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
         self._door = Door(settings)
         self._access = AccessLog(settings) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None

@@ -33,11 +33,27 @@ class GaveUp(Exception):
         self.reason = reason
 
 
+class Reported(Exception):
+    """A failure in another process.
+
+    `line`: the error in one line. `reason`: what the dead letter says. `final`: no second try can mend it. `trace`: its
+    traceback, as text.
+    """
+
+    def __init__(self, *, line: str, reason: str, final: bool, trace: str) -> None:
+        super().__init__(line)
+        self.line = line
+        self.reason = reason
+        self.final = final
+        self.trace = trace
+
+
 class Lane:
     """The updates of one chat, in order; the first is the one being handled."""
 
     waiting: deque[Delivery] | None = None
     timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
+    worker: Any = None  # the process that has the chat, if processes handle the updates
 
     def __init__(self, key: object, first: Delivery) -> None:
         self.key = key
@@ -103,7 +119,7 @@ class Lanes:
     def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
         """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
         with. What waits for its next try is in nobody's hand."""
-        ready = set(self._ready)
+        ready = self._in_no_hand()
         for lane in list(self._lanes.values()):
             yield lane.first, lane.timer is None and lane not in ready
             for delivery in lane.waiting or ():
@@ -111,7 +127,7 @@ class Lanes:
 
     def take_out(self, match: Callable[[Delivery], bool]) -> list[Delivery]:
         """Give up the deliveries that match and that no handler has; nobody is told of them."""
-        ready = set(self._ready)
+        ready = self._in_no_hand()
         taken: list[Delivery] = []
         for lane in list(self._lanes.values()):
             left: list[Delivery] = []
@@ -130,7 +146,7 @@ class Lanes:
             lane.timer.cancel()
             lane.timer = None
         else:
-            self._ready.remove(lane)
+            self._pick(lane)
         self._next(lane)
         if not self._awake:
             self._wake()
@@ -167,6 +183,14 @@ class Lanes:
         """Handlers that go on although they were cancelled; known at the end of a drain."""
         raise NotImplementedError
 
+    def _in_no_hand(self) -> set[Lane]:
+        """Lanes whose first update waits for its turn."""
+        return set(self._ready)
+
+    def _pick(self, lane: Lane) -> None:
+        """Take such a lane from where it waits."""
+        self._ready.remove(lane)
+
     def _wake(self) -> None:
         """Let one more look at the ready lanes."""
         raise NotImplementedError
@@ -196,15 +220,15 @@ class Lanes:
         delivery = lane.first
         update = delivery.update
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
-        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+        if update.attempt <= self._retries and not _is_final(delivery.failure):
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, one_line(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
-                update.update_id, update.kind, update.attempt, self._retries + 1, delay, one_line(delivery.failure),
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -239,3 +263,11 @@ class Lanes:
             left.append(lane.first)
             left.extend(lane.waiting or ())
         return left
+
+
+def _is_final(error: BaseException | None) -> bool:
+    return isinstance(error, GaveUp) or (isinstance(error, Reported) and error.final)
+
+
+def _line(error: BaseException | None) -> str:
+    return error.line if isinstance(error, Reported) else one_line(error)

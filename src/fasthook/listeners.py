@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fasthook import systemd
 from fasthook.settings import Settings
 
 _BACKLOG = 2048
@@ -22,10 +24,14 @@ class ListenError(Exception):
 
 
 class Listeners:
-    """Sockets that listen; `path` is the file of a Unix socket, which the end removes if it is still the same."""
+    """Sockets that listen; `path` is the file of a Unix socket, which the end removes if it is still the same.
 
-    def __init__(self, sockets: list[socket.socket], path: Path | None = None) -> None:
+    `handed`: they are a service manager's, which keeps them open.
+    """
+
+    def __init__(self, sockets: list[socket.socket], path: Path | None = None, *, handed: bool = False) -> None:
         self.sockets = sockets
+        self.handed = handed
         self._path = path
         self._file = _identity(path) if path else None
         for one in sockets:
@@ -49,7 +55,17 @@ class Listeners:
 
 
 def listen(settings: Settings) -> Listeners:
-    """Listen where the settings say. ListenError: one line."""
+    """Listen where the settings say, or on what the service manager hands over. ListenError: one line."""
+    try:
+        handed = systemd.inherited(os.environ)
+    except OSError as error:
+        raise ListenError(f"the sockets of the service manager cannot be used: {error.strerror}") from None
+    if handed and not settings.uds and settings.fd is None:
+        for one in handed:
+            _answer_at_once(one)
+        return Listeners(handed, handed=True)
+    for one in handed:
+        one.close()
     try:
         if settings.fd is not None:
             return Listeners([_inherited(settings.fd)])
@@ -125,13 +141,18 @@ def _bind_places(places: list[tuple[int, tuple[Any, ...]]], port: int) -> list[s
                 missing = error  # a name may have an address of a family that is switched off
                 continue
             stack.callback(one.close)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
+            _answer_at_once(one)
             made.append(one)
             port = one.getsockname()[1]
         stack.pop_all()
     if not made and missing:
         raise missing
     return made
+
+
+def _answer_at_once(listener: socket.socket) -> None:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
 
 
 def _bind_unix(path: str) -> socket.socket:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, adapt
-from fasthook.lanes import GaveUp
+from fasthook.lanes import GaveUp, Lanes, Reported
 from fasthook.queues import Delivery, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.running import RunningTools
@@ -26,6 +26,7 @@ from fasthook.wording import with_article
 
 if TYPE_CHECKING:
     from fasthook.telegram.api import BotAPI
+    from fasthook.workers import Workers
 
 log = logging.getLogger("fasthook")
 
@@ -49,7 +50,8 @@ class Receiver:
     """A hook that runs: what an admitted update goes through, from `accept` until it is settled.
 
     `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `shared`: another process
-    may have the state directory; then this one keeps its ring in memory. TargetError: the value is no handler.
+    may have the state directory; then this one keeps its ring in memory. `target`: of a handler that runs in worker
+    processes; then value, lifespan and app are not used. TargetError: the value is no handler.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Receiver:
         lifespan: Callable[[Any], Any] | None = None,
         app: Any = None,
         shared: bool = False,
+        target: str | None = None,
     ) -> None:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
@@ -70,7 +73,12 @@ class Receiver:
         self._shared = shared
         self._lifespan = lifespan
         self._app = app
-        self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS))
+        self._target = target
+        self._handler: Handler | None = (
+            adapt(value, threads=min(settings.concurrency, _THREADS)) if not target else None
+        )
+        self.workers: Workers | None = None  # while it runs, if it has any
+        self.failed: Callable[[Exception], None] = lambda error: None  # told when the workers can't go on
         self._scope = contextlib.AsyncExitStack()
         self._api: BotAPI | None = None
         self._lifespan_state: Any = None
@@ -93,23 +101,15 @@ class Receiver:
             await self._start_handler()
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
-            self._dispatcher = Dispatcher(
-                self._handler.call,
-                reply=self._reply,
-                bury=self._bury,
-                settled=self._settled,
-                hand_back=self._acks.hand_back,
-                concurrency=settings.concurrency,
-                timeout=settings.handler_timeout,
-                retries=settings.retries,
-                ordered=settings.order == "chat",
-            )
+            self._dispatcher = await self._make_dispatcher()
             opened = True
             waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
             self._acks.recall(self._queue.replies())
         except BaseException:
             if opened:
                 await self._queue.abandon()
+            if self.workers:
+                await self.workers.crew.stop(0.0)
             await self._scope.aclose()
             if state:
                 state.close()
@@ -164,7 +164,31 @@ class Receiver:
             self.gate, self._queue, self._lifespan_state, deadline=settings.ack_deadline, remember=settings.dedup_size
         )
 
+    async def _make_dispatcher(self) -> Lanes:
+        settings = self.settings
+        policy: dict[str, Any] = {
+            "reply": self._reply,
+            "bury": self._bury,
+            "settled": self._settled,
+            "hand_back": self._acks.hand_back,
+            "retries": settings.retries,
+            "ordered": settings.order == "chat",
+        }
+        if self._handler:
+            return Dispatcher(
+                self._handler.call, concurrency=settings.concurrency, timeout=settings.handler_timeout, **policy
+            )
+        from fasthook.workers import Workers
+
+        assert self._target
+        workers = Workers(self._target, settings, failed=lambda error: self.failed(error), **policy)
+        await workers.crew.start()
+        self.workers = workers
+        return workers
+
     async def _start_handler(self) -> None:
+        if self._handler is None:
+            return  # it starts in the workers
         if self._lifespan:
             self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
         await self._handler.start()
@@ -217,7 +241,7 @@ class Receiver:
 
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
-        reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout)) else "failed"
+        reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout, Reported)) else "failed"
         await self._dead.add(
             DeadLetter.of(
                 reason,
@@ -228,25 +252,31 @@ class Receiver:
                 error=error,
             )
         )
+        there = f"\n{error.trace.rstrip()}" if isinstance(error, Reported) else ""
         log.error(
-            "update %d (%s) is a dead letter after %d attempts: %s",
-            update.update_id, update.kind, update.attempt, reason, exc_info=None if reason == "expired" else error,
+            "update %d (%s) is a dead letter after %d attempts: %s%s",
+            update.update_id, update.kind, update.attempt, reason, there,
+            exc_info=None if there or reason == "expired" else error,
         )  # fmt: skip
 
-    async def _reply(self, update: Update, result: Any) -> None:
-        """Send the Bot API method that a handler returned. GaveUp: Telegram could not be reached."""
+    def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
+        """See to the Bot API method that a handler returned: None if it is done, else to be awaited."""
         if not isinstance(result, dict) or not isinstance(result.get("method"), str):
             log.error(
                 "update %d: the handler returned %s, not None or a Bot API method (update.reply(...))",
                 update.update_id, type(result).__name__,
             )  # fmt: skip
-            return
+            return None
         try:
             if self._acks.reply(update, result):
-                return
+                return None
         except TypeError as error:
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
-            return
+            return None
+        return self._send(update, result)
+
+    async def _send(self, update: Update, result: dict[str, Any]) -> None:
+        """Send a method through the Bot API. GaveUp: Telegram could not be reached."""
         if self.settings.token is None:
             log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
             return
@@ -307,7 +337,8 @@ class Receiver:
             finally:
                 if self._state:
                     self._state.close()
-                self.stuck = self._handler.running + self._dispatcher.stuck
+                self.stuck = (self._handler.running if self._handler else 0) + self._dispatcher.stuck
+                self.workers = None
                 self.running = self._stopping = False
                 self.edge = None
 

@@ -20,10 +20,12 @@ from types import FrameType
 import uvicorn
 
 from fasthook.asgi import Hook
+from fasthook.handlers import WorkersError
 from fasthook.listeners import ListenError, Listeners, address, listen
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
+from fasthook.systemd import Notifier
 from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
@@ -71,8 +73,9 @@ def run(hook: Hook) -> int:
         import uvloop
 
         loop_factory = uvloop.new_event_loop
+    notifier = Notifier(os.environ)
     with _listen(hook.settings) as listeners, asyncio.Runner(loop_factory=loop_factory) as runner:
-        code = runner.run(_serve(hook, listeners))
+        code = runner.run(_serve(hook, listeners, notifier))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
             listeners.close()
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
@@ -89,14 +92,18 @@ def _listen(settings: Settings) -> Listeners:
         raise ServerError(str(error)) from None
 
 
-async def _serve(hook: Hook, listeners: Listeners) -> int:
+async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
-    stop = _Stop(hook, server)
+    stop = _Stop(hook, server, notifier)
     stop.watch()
+    receiver.failed = stop.failed
     try:
+        stop.starting = asyncio.current_task()
         await receiver.start()
-    except (StateError, QueueError):
+    except asyncio.CancelledError:
+        return 0
+    except (StateError, QueueError, WorkersError):
         raise
     except SystemExit as error:
         log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
@@ -104,27 +111,37 @@ async def _serve(hook: Hook, listeners: Listeners) -> int:
     except Exception as error:
         log.error("the bot does not start", exc_info=bots_frames(error))
         return 1
-    announce(settings, listeners.sockets)
+    finally:
+        stop.starting = None
+    announce(settings, listeners)
+    notifier.ready()
     code = 0
     try:
         await server.serve(sockets=listeners.sockets)
     finally:
+        notifier.stopping()
         try:
             await receiver.stop(stop.left())
         except QueueError as error:
             log.error("%s", error)
             code = 1
+        notifier.close()
         await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
+    if stop.failure:
+        raise stop.failure
     if stop.signals > 1:
         return 130
     return code
 
 
 class _Stop:
-    """SIGINT and SIGTERM: the first drains, the second stops at once."""
+    """SIGINT and SIGTERM: the first drains, the second stops at once. SIGHUP: new workers, or a stop if none are."""
 
-    def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
+    def __init__(self, hook: Hook, server: uvicorn.Server, notifier: Notifier) -> None:
         self.signals = 0
+        self.failure: Exception | None = None  # why the server stops by itself
+        self.starting: asyncio.Task[int] | None = None  # while it does
+        self._notifier = notifier
         self._received = 0
         self._since = 0.0
         self._hook = hook
@@ -140,6 +157,25 @@ class _Stop:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
+        if sys.platform == "win32":
+            return
+        if self._hook.settings.in_processes:
+            signal.signal(signal.SIGHUP, lambda *_: self._loop.call_soon_threadsafe(self._reload))
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._signalled)
+
+    def failed(self, error: Exception) -> None:
+        """The workers cannot go on: stop, and keep what is not handled for the next start."""
+        self.failure = error
+        self._hook.receiver.refuse_new()
+        self._hook.receiver.hurry()
+        self._server.should_exit = True
+
+    def _reload(self) -> None:
+        workers = self._hook.receiver.workers
+        if workers is not None and not self._server.should_exit:
+            self._notifier.reloading()
+            workers.crew.reload(self._notifier.ready)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._received += 1
@@ -164,6 +200,8 @@ class _Stop:
             self._hook.receiver.hurry()
         self._hook.receiver.refuse_new()
         self._server.should_exit = True
+        if self.starting:
+            self.starting.cancel()
 
 
 def _config(hook: Hook) -> uvicorn.Config:
@@ -203,9 +241,11 @@ def _config(hook: Hook) -> uvicorn.Config:
 # ---------------------------------------------------------------- what is told
 
 
-def announce(settings: Settings, sockets: list[socket.socket]) -> None:
+def announce(settings: Settings, listeners: Listeners) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
-    where = address(settings, sockets)
+    sockets = listeners.sockets
+    places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
+    where = places[0]
     if settings.secret:
         made = "as it was set"
     elif settings.token:
@@ -213,7 +253,7 @@ def announce(settings: Settings, sockets: list[socket.socket]) -> None:
     else:
         made = "thrown away at the end, because there is neither a token nor a secret"
     lines = [
-        f"fasthook serves {where}{settings.path}",
+        *(f"fasthook serves {place}{settings.path}" for place in places),
         f"  secret  {made}",
         f"  queue   {settings.queue}",
     ]

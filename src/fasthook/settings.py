@@ -8,6 +8,7 @@ import hmac
 import os
 import re
 import secrets
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -99,6 +100,25 @@ def retention(value: Any) -> float | None:
 
 def month(value: Any) -> float | None:
     return None if value == "off" else float(seconds(1, 30 * 86_400)(value))
+
+
+def workers(value: Any) -> int:
+    """`auto`: the cores that this process may use, less one for the front door, at least 2."""
+    try:
+        return max(2, _cores() - 1) if value == "auto" else int(whole(1, 256)(value))
+    except ValueError:
+        raise ValueError("must be auto or a whole number from 1 to 256") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def requests(value: Any) -> int | None:
+    try:
+        return None if value == "off" else int(whole(1, 1_000_000_000)(value))
+    except ValueError:
+        raise ValueError("must be off or a whole number from 1 to 1000000000") from None
 
 
 def choice(*names: str) -> Parser:
@@ -214,7 +234,7 @@ class Settings:
     keep_handled: float | None = option("off", month, "keep handled updates this long in the journal, to replay them")
     dead_max_age: float | None = option("30d", retention, "drop dead letters that are older; off for never")
     dead_max_count: int = option(10_000, whole(0, 10_000_000), "most dead letters that are kept; 0 for no limit")
-    concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
+    concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time, in each worker")
     queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
     handler_timeout: float = option(
         60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed"
@@ -243,6 +263,14 @@ class Settings:
     api_url: str = option(
         "https://api.telegram.org", text(r"https?://[^\s?#]+", "an http:// or https:// address"), "the Bot API server"
     )
+    workers: int = option(1, workers, "processes that run the bot; 1: the bot runs in the server itself")
+    worker_timeout: float = option(
+        60, seconds(0.1, 86_400), "a worker process that answers nothing for so long is killed and replaced"
+    )
+    max_requests: int | None = option(
+        "off", requests, "replace a worker process after about so many updates, by a tenth fewer at most"
+    )
+    reload: bool = option(False, switch, "start the bot anew in new processes when its source changes")
     ssl_certfile: Path | None = option(None, file_path, "serve TLS with this certificate chain (PEM)")
     ssl_keyfile: Path | None = option(None, file_path, "its private key, if not in the same file")
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least level that is logged")
@@ -255,8 +283,15 @@ class Settings:
             raise SettingsError("--uds and --fd: give one of them")
         if self.keep_handled is not None and self.queue == "memory:":
             raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
+        if self.in_processes and sys.platform == "win32":
+            raise SettingsError("--workers, --max-requests and --reload: worker processes need Linux or macOS")
         if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
             raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
+
+    @property
+    def in_processes(self) -> bool:
+        """The bot runs in processes of its own."""
+        return self.workers > 1 or self.reload or self.max_requests is not None
 
     @property
     def bot_id(self) -> int:

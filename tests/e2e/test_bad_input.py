@@ -18,6 +18,8 @@ from fasthook.testing import samples
 Start = Callable[..., Server]
 PATHS = {"uds", "state_dir", "ssl_certfile", "ssl_keyfile"}  # any text is a path, but for none at all
 
+FLAGS = {"access_log", "reload"}
+
 #: A value for each option that it cannot have.
 WRONG = {
     "host": "a b",
@@ -56,6 +58,10 @@ WRONG = {
     "auth_rate": "60",
     "chat_rate": "1/d",
     "api_url": "api.telegram.org",
+    "workers": "0",
+    "worker_timeout": "0",
+    "max_requests": "0",
+    "reload": "maybe",
     "log_level": "loud",
     "access_log": "maybe",
 } | dict.fromkeys(PATHS, "")
@@ -82,7 +88,7 @@ def test_a_wrong_value(bot: Bot, name: str) -> None:
     dashed, variable = name.replace("_", "-"), f"FASTHOOK_{name.upper()}"
     (bot.directory / "wrong.toml").write_text(f"{dashed} = {5 if name in PATHS else repr(wrong)}\n")
     calls: list[tuple[str, list[str], dict[str, str]]] = [(f"wrong.toml: {dashed}", ["--config", "wrong.toml"], {})]
-    if name != "access_log":  # a flag
+    if name not in FLAGS:
         calls.append((f"--{dashed}", [f"--{dashed}", wrong], {}))
     if name not in PATHS:
         calls.append((variable, [], {variable: wrong}))

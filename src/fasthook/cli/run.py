@@ -26,19 +26,26 @@ def command(target: str, config: str | None, **given: Any) -> None:
     logging.getLogger("uvicorn").setLevel("WARNING")
 
     from fasthook.asgi import Hook
-    from fasthook.handlers import TargetError, load
+    from fasthook.handlers import TargetError, WorkersError, load
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
     from fasthook.wording import bots_frames
 
     try:
-        found = load(target)
-        code = run(Hook.of(found.value, settings, lifespan=found.lifespan))
+        if settings.in_processes:
+            hook = Hook.of(None, settings, target=target)
+        else:
+            found = load(target)
+            hook = Hook.of(found.value, settings, lifespan=found.lifespan)
+        code = run(hook)
     except TargetError as error:
         if error.__cause__ is not None:
             traceback.print_exception(bots_frames(error.__cause__))
         fail(f"{target}: {error}", code=error.code)
+    except WorkersError as error:
+        click.echo(error.trace, err=True, nl=False)
+        fail(str(error), code=error.code)
     except (ServerError, StateError, QueueError) as error:
         fail(str(error), code=1)
     raise SystemExit(code)

@@ -26,6 +26,18 @@ class TargetError(Exception):
         self.code = code
 
 
+class WorkersError(Exception):
+    """The bot does not start in its worker processes, or they die at once. The message is one line.
+
+    `code`: what the program ends with. `trace`: the bot's traceback, if there is one.
+    """
+
+    def __init__(self, message: str, code: int = 1, trace: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.trace = trace
+
+
 class Handler(Protocol):
     """What the dispatcher calls, and when it begins and ends."""
 

@@ -24,6 +24,7 @@ class Delivery:
     before: bool = False  # from before this start, so that it may have outlived its use
     again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
+    deaths = 0  # how many workers have died with it in hand
 
     def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from fasthook.lanes import Reported
 from fasthook.queues.store import DamagedError, Store, StoreError, set_aside
 
 log = logging.getLogger("fasthook.dead")
@@ -26,7 +27,9 @@ _R = TypeVar("_R")
 class DeadLetter:
     """An update that was given up on. Times are seconds since the epoch."""
 
-    reason: str  # "failed", "timeout", "invalid" (it was not an update), "reply failed", "expired"
+    reason: (
+        str  # "failed", "timeout", "invalid" (it was not an update), "reply failed", "expired", "crashed the worker"
+    )
     bot_id: int
     raw: bytes
     attempts: int
@@ -38,7 +41,10 @@ class DeadLetter:
     def of(
         cls, reason: str, bot_id: int, raw: bytes, *, attempts: int, received_at: float, error: BaseException | None
     ) -> DeadLetter:
-        trace = "".join(traceback.format_exception(error)) if error else ""
+        if isinstance(error, Reported):
+            trace = error.trace
+        else:
+            trace = "".join(traceback.format_exception(error)) if error else ""
         return cls(reason, bot_id, raw, attempts, received_at, time.time(), trace)
 
     def pack(self) -> bytes:

@@ -1,0 +1,320 @@
+"""A worker process: imports the bot, handles what the front door delivers, and tells what became of each update.
+
+Started by `crew.py` as `python -m fasthook.worker FD`, with one end of a socket pair as that descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import orjson
+
+from fasthook._scan import restore
+from fasthook.dispatch import Dispatcher, HandlerTimeout
+from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
+from fasthook.handlers import Handler, Target, TargetError, adapt, load
+from fasthook.lanes import GaveUp
+from fasthook.queues import Delivery
+from fasthook.settings import Settings
+from fasthook.update import Update
+from fasthook.wording import bots_frames, one_line
+
+log = logging.getLogger("fasthook")
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+THREADS = 32  # plain functions at once, if --concurrency allows as many
+_ORPHAN = 5.0  # seconds that an update may still take when the front door is gone
+_LONGEST_TRACE = 64 << 10  # characters of a traceback that are sent
+_LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """What a worker is told before anything else."""
+
+    target: str
+    settings: Settings
+
+
+class Refused(Exception):
+    """The bot does not start. `code`: the exit code for it, as with one process. `trace`: the bot's part of it."""
+
+    def __init__(self, line: str, code: int, error: BaseException | None) -> None:
+        super().__init__(line)
+        self.code = code
+        self.files = _files_of(error) if error else []
+        self.trace = "".join(traceback.format_exception(bots_frames(error))) if error else ""
+
+
+def main() -> int:
+    """The process, from its start to its end; the exit code."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=False)  # how the door asks for the stacks
+    signal.signal(signal.SIGINT, lambda *_: None)  # of a terminal, to all its processes: the door decides
+    signal.signal(signal.SIGTERM, lambda *_: None)  # until there is somebody to ask
+    ours = socket.socket(fileno=int(sys.argv[1]))
+    ours.set_inheritable(False)
+    made = _set_up(ours)
+    if made is None:
+        return 0  # the door is gone already
+    settings = made.settings
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
+    try:
+        return _handle(ours, made)
+    except Refused as error:
+        told = {"line": str(error), "code": error.code, "trace": error.trace, "files": [*error.files, *sources()]}
+        with contextlib.suppress(OSError):
+            ours.setblocking(True)
+            ours.sendall(frame(Kind.REFUSED, payload=pack(told)))
+        return 1
+
+
+def _set_up(ours: socket.socket) -> SetUp | None:
+    head = ours.recv(HEAD.size, socket.MSG_WAITALL)
+    if len(head) < HEAD.size:
+        return None
+    length, _, _ = HEAD.unpack(head)
+    payload = ours.recv(length - HEAD.size, socket.MSG_WAITALL)
+    made: SetUp = pickle.loads(payload)  # from the process that started this one
+    return made
+
+
+def _handle(ours: socket.socket, made: SetUp) -> int:
+    import uvloop
+
+    settings = made.settings
+    try:
+        target = load(made.target)
+        handler = adapt(target.value, threads=min(settings.concurrency, THREADS))
+    except TargetError as error:
+        cause = error.__cause__
+        raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None
+    except BaseException as error:  # sys.exit() at import, for instance
+        raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stuck = runner.run(_serve(ours, settings, target, handler))
+        if stuck:  # the end of the loop and of the interpreter would wait for them
+            log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
+            sys.stdout.flush()
+            logging.shutdown()
+            os._exit(0)
+    return 0
+
+
+async def _serve(ours: socket.socket, settings: Settings, target: Target, handler: Handler) -> int:
+    """Handle until it is time to leave; how many handlers still run."""
+    async with contextlib.AsyncExitStack() as scope:
+        try:
+            state = None
+            if target.lifespan:
+                from fasthook.asgi import Hook
+
+                app = Hook.of(target.value, settings, lifespan=target.lifespan)
+                state = await scope.enter_async_context(target.lifespan(app))
+            await handler.start()
+        except Exception as error:
+            raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
+        scope.push_async_callback(handler.stop)
+        work = _Work(settings, handler, state)
+        await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
+        work.start()
+        seconds = await work.leaves
+        await work.end(seconds)
+    await work.close()
+    return handler.running + work.dispatcher.stuck
+
+
+class _Work(asyncio.Protocol):
+    """The worker's end of the socket pair, and the dispatcher behind it."""
+
+    def __init__(self, settings: Settings, handler: Handler, state: Any) -> None:
+        self._state = state
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader(self._take, LARGEST)
+        self._out: list[bytes] = []
+        self._replies: dict[Update, bytes] = {}
+        self._files: set[str] = set()
+        self._modules = 0
+        self._closed = self._loop.create_future()
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self.leaves: asyncio.Future[float] = self._loop.create_future()  # seconds for what is in hand
+        # Retries and order are the door's.
+        self.dispatcher = Dispatcher(
+            handler.call,
+            reply=self._reply,
+            bury=self._failed,
+            settled=self._settled,
+            concurrency=settings.concurrency,
+            timeout=settings.handler_timeout,
+            retries=0,
+            ordered=False,
+        )
+
+    def start(self) -> None:
+        """Say that deliveries may come."""
+        self.dispatcher.start()
+        signal.signal(signal.SIGTERM, self._asked)
+        self._watch()
+        self._files = set(sources())
+        self._modules = len(sys.modules)
+        self._send(Kind.READY, payload=pack({"files": sorted(self._files)}))
+        if self._settings.reload:
+            self._look()
+
+    async def end(self, seconds: float) -> None:
+        """Finish what is in hand, for so many seconds, and give back the rest."""
+        for delivery in await self.dispatcher.drain(seconds):
+            self._send(Kind.BACK, delivery.place)
+
+    async def close(self) -> None:
+        """Let what was sent reach the door."""
+        for timer in self._timers.values():
+            timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+        self._flush()
+        self._transport.close()
+        await self._closed
+
+    # ------------------------------------------------------------ from the door
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set_result(None)
+        if not self.leaves.done():
+            log.warning("the front door is gone: leaving")
+            self.leaves.set_result(_ORPHAN)
+        for timer in self._timers.values():
+            timer.cancel()
+        faulthandler.dump_traceback_later(2 * _ORPHAN, exit=True)  # nobody is left to end this process
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if kind == Kind.DELIVER:
+            attempt, bot_id, received_at = UPDATE.unpack_from(payload)
+            update = restore(Update, payload[UPDATE.size :], bot_id, received_at, attempt)
+            update.state = self._state
+            self.dispatcher.submit(Delivery(update, number))
+        elif kind == Kind.PING:
+            self._send(Kind.PONG)
+        elif kind == Kind.LEAVE:
+            if not self.leaves.done():
+                self.leaves.set_result(float(payload))
+            elif float(payload) == 0.0:
+                self.dispatcher.hurry()
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._send, Kind.ASKS)
+
+    # ------------------------------------------------------------ to the door
+
+    def _send(self, kind: Kind, number: int = 0, payload: bytes = b"") -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)  # all outcomes of this turn of the loop in one write
+        self._out.append(frame(kind, number, payload))
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and not self._transport.is_closing():
+            self._transport.write(b"".join(out))
+
+    def _reply(self, update: Update, result: Any) -> None:
+        """Keep what the handler returned for the frame that tells of its end."""
+        try:
+            reply = orjson.dumps(result)
+        except TypeError as error:
+            why = error if isinstance(result, dict) else f"{type(result).__name__} is no Bot API method"
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, why)
+            return
+        if len(reply) > LARGEST_OUTCOME - HEAD.size:
+            raise GaveUp(f"the handler returned {len(reply)} bytes", "reply failed")
+        self._replies[update] = reply
+
+    def _settled(self, delivery: Delivery) -> None:
+        if delivery.failure is None:
+            self._send(Kind.DONE, delivery.place, self._replies.pop(delivery.update, b""))
+
+    async def _failed(self, delivery: Delivery) -> None:
+        error = delivery.failure
+        assert error is not None
+        told = {
+            "line": one_line(error),
+            "reason": error.reason if isinstance(error, (GaveUp, HandlerTimeout)) else "failed",
+            "final": isinstance(error, GaveUp),
+            "trace": _trace(error),
+        }
+        self._send(Kind.FAILED, delivery.place, pack(told))
+
+    # ------------------------------------------------------------ timers
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._timers[what] = self._loop.call_later(seconds, what)
+
+    def _watch(self) -> None:
+        """End this process if its loop is blocked for long. The door does that earlier, while there is one."""
+        faulthandler.dump_traceback_later(2 * self._settings.worker_timeout + _ORPHAN, exit=True)
+        self._later(min(self._settings.worker_timeout / 2, 10.0), self._watch)
+
+    def _look(self) -> None:
+        """Tell of source files that were imported after the start."""
+        if len(sys.modules) != self._modules:
+            self._modules = len(sys.modules)
+            more = set(sources()) - self._files
+            self._files |= more
+            if more:
+                self._send(Kind.SOURCES, payload=pack({"files": sorted(more)}))
+        self._later(_LOOK, self._look)
+
+
+def sources() -> list[str]:
+    """The source files of what is imported here: the bot's, not those of the interpreter and of installed packages."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    foreign = {sysconfig.get_path(name) for name in names} | {str(Path(__file__).parent)}
+    found = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return [file for file in found if file and _is_bots(file, foreign)]
+
+
+def _is_bots(file: str, foreign: Iterable[str]) -> bool:
+    path = Path(file)
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False
+    return not any(path.is_relative_to(place) for place in foreign)
+
+
+def _files_of(error: BaseException) -> list[str]:
+    """The files that a failed import was in: who mends it will change one of them."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        files.append(error.filename)
+    return [file for file in files if Path(file).is_file()]
+
+
+def _trace(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) <= _LONGEST_TRACE else "…" + text[-_LONGEST_TRACE:]
+
+
+if __name__ == "__main__":
+    # What is pickled names the module by its own name, not `__main__`.
+    from fasthook.worker import main as own_main
+
+    sys.exit(own_main())

@@ -1,0 +1,349 @@
+"""Lanes whose updates are handled by worker processes: who gets which chat, and what follows when a worker dies.
+
+No task, no future and no timer for each update: a ready lane becomes a frame in the buffer of its worker, which is
+written once in each turn of the loop, and the frame with its outcome calls back into the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import orjson
+
+from fasthook.crew import Crew, Worker
+from fasthook.frames import HEAD, UPDATE, Kind, unpack
+from fasthook.handlers import WorkersError
+from fasthook.lanes import GaveUp, Lane, Lanes, Reported
+from fasthook.settings import Settings
+
+log = logging.getLogger("fasthook.workers")
+
+_DEATHS = 3  # of workers with an update in hand, before it is a dead letter
+_ALONE = 2  # deaths after which an update is handled with no other beside it
+_BURIAL = 10.0  # seconds that a stop waits for dead letters being written
+_TOLD = 20  # ids of updates in a log line
+_BEFORE = HEAD.size + UPDATE.size
+
+
+class Workers(Lanes):
+    """The front door's dispatcher when the bot runs in processes of its own.
+
+    A chat stays with a worker while it has updates in hand or waiting; an idle one goes to the worker that has least
+    to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
+    second death with nothing beside it, so that it brings down no more than it must.
+
+    `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
+    """
+
+    def __init__(
+        self, target: str, settings: Settings, *, failed: Callable[[WorkersError], None], **policy: Any
+    ) -> None:
+        super().__init__(**policy)
+        self.crew: Crew = Crew(self, target, settings)
+        self.failed = failed
+        self._replying = 0
+        self._most_replies = settings.concurrency * settings.workers
+        self._serving: list[Worker] = []  # those that take deliveries
+        self._unplaced: deque[Lane] = deque()  # wait for a worker with room
+        self._suspects: deque[Lane] = deque()
+        self._quarantine: Worker | None = None  # the one that gets them
+        self._await_quarantine = False  # the successor of one that died will be it
+        self._number = 0
+        self._turns = itertools.count()
+        self._turn: dict[Lane, int] = {}  # when those that wait for room began to
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(worker.in_hand) for worker in self.crew.members)
+
+    @property
+    def stuck(self) -> int:
+        return 0
+
+    def hurry(self) -> None:
+        super().hurry()
+        self.crew.hurry()
+
+    def _in_no_hand(self) -> set[Lane]:
+        return {*self._ready, *self._turn, *self._suspects}
+
+    def _pick(self, lane: Lane) -> None:
+        for waiting in (self._ready, self._suspects, self._unplaced, *(one.waiting for one in self._serving)):
+            if lane in waiting:
+                waiting.remove(lane)
+        self._turn.pop(lane, None)
+
+    # ------------------------------------------------------------ to the workers
+
+    def _wake(self) -> None:
+        if not self._awake and not self._stopped:
+            self._awake = 1
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Give what is ready to workers that have room, in one write for each."""
+        self._awake = 0
+        if self._stopped or self._replying >= self._most_replies:
+            return
+        if self._suspects or self._quarantine:
+            self._give_suspects()
+        if self._unplaced:
+            self._place_waiting()
+        for worker in self._serving:
+            while worker.waiting and not worker.closed and _has_room(worker):
+                self._give(worker, self._from_queue(worker.waiting))
+        ready = self._ready
+        while ready:
+            lane = ready.popleft()
+            delivery = lane.first
+            if delivery.failure is not None:
+                self._begin(self._failed(lane))
+            elif delivery.deaths:
+                self._suspects.append(lane)
+            else:
+                its: Worker | None = lane.worker
+                if its is None or its.closed:
+                    its = None if self._unplaced else self._least_busy()
+                    if its is None:
+                        self._queue(lane, self._unplaced)
+                        continue
+                elif its.waiting or not _has_room(its):
+                    self._queue(lane, its.waiting)
+                    continue
+                self._give(its, lane)
+        if self._suspects:
+            self._give_suspects()
+        again = False
+        for worker in self._serving:
+            full = not worker.writable
+            worker.flush()
+            again = again or (full and worker.writable)
+        if again and (self._unplaced or any(worker.waiting for worker in self._serving)):
+            self._wake()
+
+    def _least_busy(self) -> Worker | None:
+        best, least = None, 1 << 30
+        for worker in self._serving:
+            busy = len(worker.in_hand)
+            if busy < least and busy < worker.window and worker.writable and not worker.closed:
+                if worker is self._quarantine:
+                    continue
+                best, least = worker, busy
+        if best is None and self._quarantine and not self._quarantine.closed and _has_room(self._quarantine):
+            return self._quarantine
+        return best
+
+    def _give(self, worker: Worker, lane: Lane) -> None:
+        delivery = lane.first
+        update = delivery.update
+        raw = update.raw
+        self._number = number = self._number + 1
+        lane.worker = worker
+        worker.in_hand[number] = lane
+        worker.given += 1
+        head = HEAD.pack(_BEFORE + len(raw), 2, number)
+        worker.put(head + UPDATE.pack(min(update.attempt, 0xFFFF), update.bot_id, update.received_at), raw)
+        if worker.limit is not None and worker.given >= worker.limit:
+            self.crew.recycle(worker)
+
+    def _queue(self, lane: Lane, behind: deque[Lane]) -> None:
+        self._turn[lane] = next(self._turns)
+        behind.append(lane)
+
+    def _from_queue(self, queue: deque[Lane]) -> Lane:
+        lane = queue.popleft()
+        del self._turn[lane]
+        return lane
+
+    def _place_waiting(self) -> None:
+        """Lanes without a worker and those that wait for their own take turns in the order in which they came."""
+        while self._unplaced:
+            worker = self._least_busy()
+            if worker is None:
+                return
+            own = worker.waiting
+            if own and self._turn[own[0]] < self._turn[self._unplaced[0]]:
+                self._give(worker, self._from_queue(own))
+            else:
+                self._give(worker, self._from_queue(self._unplaced))
+
+    # ------------------------------------------------------------ suspects
+
+    def _give_suspects(self) -> None:
+        worker = self._quarantine
+        if worker is None:
+            if self._await_quarantine or not self._suspects:
+                return
+            worker = min(self._serving, key=lambda one: len(one.in_hand), default=None)
+            if worker is None:
+                return
+            self._quarantine = worker
+        while self._suspects and _has_room(worker):
+            alone = self._suspects[0].first.deaths >= _ALONE
+            if alone and not worker.closed:
+                self._close(worker)
+            if worker.alone or (alone and worker.in_hand):
+                return
+            worker.suspects += 1
+            worker.alone = alone
+            self._give(worker, self._suspects.popleft())
+        if not self._suspects and not worker.suspects:
+            self._quarantine = None
+            if not worker.retired:
+                worker.closed = False
+
+    def _close(self, worker: Worker) -> None:
+        """Give a worker nothing more; the chats that wait for it may go to another."""
+        worker.closed = True
+        waiting = sorted([*self._unplaced, *worker.waiting], key=self._turn.__getitem__)
+        worker.waiting.clear()
+        self._unplaced = deque(waiting)
+
+    # ------------------------------------------------------------ from the workers
+
+    def outcome(self, worker: Worker, kind: int, number: int, payload: bytes) -> None:
+        lane = worker.in_hand.pop(number, None)
+        if lane is None:
+            return
+        if worker.suspects and lane.first.deaths:
+            worker.suspects -= 1
+            worker.alone = False
+        if kind == Kind.DONE:
+            if payload:
+                self._answer(lane, payload)
+            else:
+                self._advance(lane)
+            if worker.finished == 1:
+                self.crew.progress()
+        elif kind == Kind.FAILED:
+            lane.first.failure = Reported(**unpack(payload))
+            self._begin(self._failed(lane))
+        else:
+            self._ready.appendleft(lane)
+        if not self._awake and (self._ready or self._unplaced or worker.waiting or self._quarantine):
+            self._wake()
+
+    def _answer(self, lane: Lane, payload: bytes) -> None:
+        try:
+            sending = self._reply(lane.first.update, orjson.loads(payload))
+        except Exception as error:
+            lane.first.failure = error
+            self._begin(self._failed(lane))
+            return
+        if sending is None:
+            self._advance(lane)
+        else:
+            self._replying += 1
+            self._begin(self._send(lane, sending))
+
+    async def _send(self, lane: Lane, sending: Awaitable[None]) -> None:
+        """Wait for a reply to reach Telegram, then go on as after any handler."""
+        delivery = lane.first
+        try:
+            await sending
+        except asyncio.CancelledError:
+            delivery.failure = GaveUp("the server stopped before Telegram had the reply", "reply failed")
+        except Exception as error:
+            delivery.failure = error
+        finally:
+            self._replying -= 1
+        if delivery.failure is None:
+            self._advance(lane)
+        else:
+            await self._failed(lane)
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an update could not be settled", exc_info=error)
+        self._wake()
+
+    # ------------------------------------------------------------ what becomes of the workers
+
+    def joined(self, worker: Worker) -> None:
+        self._serving.append(worker)
+        if self._await_quarantine:
+            self._await_quarantine = False
+            self._quarantine = worker
+        if not self._stopped:
+            self._wake()
+
+    def writable(self) -> None:
+        self._wake()
+
+    def not_replaced(self) -> None:
+        self._await_quarantine = False
+        self._wake()
+
+    def retiring(self, worker: Worker) -> None:
+        self._part(worker)
+
+    def _part(self, worker: Worker) -> None:
+        if worker in self._serving:
+            self._serving.remove(worker)
+        worker.flush()
+        self._close(worker)
+        if worker is self._quarantine:
+            self._quarantine = None
+        if not self._stopped:
+            self._wake()
+
+    def ended(self, worker: Worker, how: str) -> None:
+        """What a dead worker had in hand is delivered again, first and in order."""
+        self._part(worker)
+        lanes = list(worker.in_hand.values())
+        worker.in_hand.clear()
+        worker.suspects = 0
+        if worker.ready:
+            log.error("%r died: %s; %s", worker, how, _in_hand(lanes))
+        if not lanes:
+            return
+        for lane in lanes:
+            delivery = lane.first
+            delivery.deaths += 1
+            lane.worker = None
+            if delivery.deaths >= _DEATHS:
+                delivery.failure = GaveUp(
+                    f"{delivery.deaths} workers died with it in hand, the last: {how}", "crashed the worker"
+                )
+        self._ready.extendleft(reversed(lanes))
+        # Its successor, so that no other suffers; one that leaves anyway has none.
+        if self._quarantine is None and not worker.retired:
+            self._await_quarantine = True
+        if not self._stopped:
+            self._wake()
+
+    # ------------------------------------------------------------ the end
+
+    async def _stop(self) -> None:
+        self._stopped = True
+        await asyncio.sleep(0)  # what was just begun has its first turn
+        for task in self._tasks:
+            task.cancel()
+        await self.crew.stop(0.0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_BURIAL)
+
+
+def _has_room(worker: Worker) -> bool:
+    return worker.writable and len(worker.in_hand) < worker.window
+
+
+def _in_hand(lanes: list[Lane]) -> str:
+    ids = [str(lane.first.update.update_id) for lane in lanes]
+    if not ids:
+        return "it had nothing in hand"
+    more = f" and {len(ids) - _TOLD} more" if len(ids) > _TOLD else ""
+    word = "update" if len(ids) == 1 else f"{len(ids)} updates"
+    return f"it had in hand, and they are delivered again: {word} {', '.join(ids[:_TOLD])}{more}"
