@@ -94,6 +94,7 @@ class Worker(asyncio.Protocol):
         self.born = monotonic()
         self.writable = False
         self.silent = 0.0  # seconds without a sign of life
+        self.quiet = False  # it has not answered the last ping yet: its loop may be blocked
         self.killed = ""  # why, if the door did it
         self.refused: WorkersError | None = None
         self.files: list[str] = []
@@ -122,11 +123,13 @@ class Worker(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what was put, all at once."""
-        if self._out and self._transport:
+        if not self._out:
+            return
+        if self._transport and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
-            self._out.clear()
-            self._buffered = 0
             self.writable = not self._paused
+        self._out.clear()
+        self._buffered = 0
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         self.flush()
@@ -156,11 +159,12 @@ class Worker(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self.writable = self.ready
+        self.writable = True
         self._crew.owner.writable()
 
     def data_received(self, data: bytes) -> None:
         self.silent = 0.0
+        self.quiet = False
         try:
             self._reader.feed(data)
         except FrameError as error:
@@ -176,6 +180,8 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._transport = None
+        self.writable = False
         self._half_gone()
 
     def exited(self, code: int) -> None:
@@ -438,6 +444,7 @@ class Crew:
             if not worker.ready or worker.killed:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
+            worker.quiet = worker.silent > 0.0
             worker.silent += beat
             if worker.silent > self._settings.worker_timeout + beat:
                 self._end_hung(worker)

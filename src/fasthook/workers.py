@@ -128,15 +128,15 @@ class Workers(Lanes):
             self._wake()
 
     def _least_busy(self) -> Worker | None:
+        """Who has room and the least in hand; one that may be blocked, or has suspects, only if no other has room."""
         best, least = None, 1 << 30
         for worker in self._serving:
             busy = len(worker.in_hand)
-            if busy < least and busy < worker.window and worker.writable and not worker.closed:
-                if worker is self._quarantine:
-                    continue
-                best, least = worker, busy
-        if best is None and self._quarantine and not self._quarantine.closed and _has_room(self._quarantine):
-            return self._quarantine
+            if busy < worker.window and worker.writable and not worker.closed:
+                if worker.quiet or worker is self._quarantine:
+                    busy += 1 << 24
+                if busy < least:
+                    best, least = worker, busy
         return best
 
     def _give(self, worker: Worker, lane: Lane) -> None:

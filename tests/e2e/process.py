@@ -64,10 +64,18 @@ class Response:
 
 
 class Server:
-    """`fasthook run` with these arguments, and `prefix` before it. It is ready when this returns."""
+    """`fasthook run` with these arguments. It is ready when this returns.
+
+    `prefix`: a command that runs the command. `fds`: descriptors that it inherits.
+    """
 
     def __init__(
-        self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        directory: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        fds: Sequence[int] = (),
     ) -> None:
         self.directory = directory
         self.lines: list[str] = []
@@ -76,6 +84,7 @@ class Server:
         self.process = subprocess.Popen(
             [*prefix, str(COMMAND), "run", *arguments],
             cwd=directory,
+            pass_fds=fds,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,0 +1,250 @@
+"""`--workers`: the bot in processes of its own does what it does in one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import PATIENCE, SECRET, Server, fasthook
+from e2e.steady import Steady, check_once, is_alive, until, worker_pids
+from e2e.telegram import Telegram
+from e2e.test_main_job import check, planned
+from fasthook.testing import samples
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
+Start = Callable[..., Server]
+
+LIFESPAN = """
+import contextlib
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    os.write(record, b"begins %d\\n" % os.getpid())
+    yield {"pid": os.getpid()}
+    os.write(record, b"ends %d\\n" % os.getpid())
+
+async def stateful(update):
+    assert update.state["pid"] == os.getpid()
+    done(update)
+"""
+
+
+@pytest.mark.parametrize("options", [("1", "--max-requests", "1000"), ("2",), ("4",), ("2", "--max-requests", "100")])
+def test_in_order_and_exactly_once(start: Start, bot: Bot, options: tuple[str, ...]) -> None:
+    """With a fifth sent twice, half of these at the same instant, and with workers that are recycled meanwhile."""
+    ids, bodies, kinds = planned(3)
+    server = start("--secret", SECRET, "--concurrency", "32", "--workers", *options, env={"PAUSE": "0.002"})
+
+    async def main() -> None:
+        with closing(Telegram(lambda: server.address, connections=16, again=0.2)) as telegram:
+            await telegram.send(bodies)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert server.stop() == 0
+    check(bot, ids, kinds)
+    assert not server.find("Traceback|died|ERROR")
+    if options[-1] in ("100", "1000"):
+        assert len(worker_pids(server)) > int(options[0])
+
+
+def test_a_stop_and_a_restart(start: Start, bot: Bot) -> None:
+    """What is left is kept, from all workers."""
+    server = start("--secret", SECRET, "--workers", "2", "--drain-timeout", "200ms", env={"HELD": "1"})
+    for update_id in range(40):
+        assert server.post(samples.update(update_id, chat_id=update_id % 4)).status == 200
+    assert server.stop() == 0
+    server.until("10 updates are not handled yet: they are kept")
+    assert start("--secret", SECRET, "--workers", "2").stop() == 0
+    assert bot.by_chat == {chat: list(range(chat, 40, 4)) for chat in range(4)}
+
+
+def test_a_second_signal_does_not_wait(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--workers", "2", "--drain-timeout", "1h", env={"HELD": "1"})
+    for update_id in range(4):
+        assert server.post(samples.update(update_id, chat_id=update_id % 2)).status == 200
+    server.signal(signal.SIGINT)
+    server.until("SIGINT: stopping")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    assert start("--secret", SECRET).stop() == 0
+    assert bot.by_chat == {0: [0, 2], 1: [1, 3]}
+
+
+@pytest.mark.parametrize("target", ["bot:plain", "bot:handler"])
+def test_retries_and_dead_letters(start: Start, bot: Bot, target: str) -> None:
+    server = start("--secret", SECRET, "--workers", "2", "--retries", "1", "--handler-timeout", "200ms", target=target)
+    texts = ["hang", "after it"] if target == "bot:plain" else ["hang", "raise", "fail once", "nonsense"]
+    for update_id, text in enumerate(texts):
+        assert server.post(samples.update(update_id, chat_id=update_id, text=text)).status == 200
+    server.until("update 0 .message. is a dead letter after [12] attempts: timeout")
+    if target == "bot:handler":
+        server.until("update 1 .message. is a dead letter after 2 attempts: failed")
+        server.until("^ValueError: the bot is broken")
+        server.until("update 3: the handler returned int, not None or a Bot API method")
+        server.until("WARNING fasthook.dispatch: update 1 .message.: attempt 1 of 2 failed, .*: ValueError: the bot is")
+    assert server.stop() == 0
+    letters = {letter.reason: letter for letter in bot.dead}
+    if target == "bot:plain":
+        assert letters.keys() == {"timeout"}
+        assert letters["timeout"].attempts == 1
+        assert bot.by_chat == {1: [1]}
+    else:
+        assert letters.keys() == {"timeout", "failed"}
+        assert 'bot.py", line' in letters["failed"].traceback
+        assert letters["failed"].traceback.endswith("ValueError: the bot is broken\n")
+        assert sorted((one.update_id, one.attempt) for one in bot.handled) == [(2, 2), (3, 1)]
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_the_reply_is_in_the_response(start: Start, door: str, queue: str) -> None:
+    server = start("--secret", SECRET, "--ack", "handled", "--http", door, "--queue", queue, "--workers", "2")
+    for _ in range(2):
+        response = server.post(samples.update(1, chat_id=5, text="say hello"))
+        assert (response.status, response.headers["content-type"]) == (200, "application/json")
+        assert json.loads(response.body) == {"method": "sendMessage", "chat_id": 5, "text": "hello"}
+    response = server.post(samples.update(2, chat_id=6, text="fail once"))
+    assert (response.status, response.body) == (500, b"the handler failed\n")
+    assert server.post(samples.update(2, chat_id=6, text="fail once")).status == 200
+    assert server.stop() == 0
+
+
+def test_a_reply_survives_the_worker(start: Start, bot: Bot) -> None:
+    """The request waits while another worker handles its update."""
+    server = start("--secret", SECRET, "--ack", "handled", "--workers", "2", env={"PAUSE": "0.5"})
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.post, samples.update(1, chat_id=5, text="say hello"))
+        for pid in worker_pids(server):
+            os.kill(pid, signal.SIGKILL)
+        assert json.loads(answer.result().body)["text"] == "hello"
+    assert server.stop() == 0
+
+
+def test_lifespan_runs_in_every_worker_and_not_in_the_door(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LIFESPAN)
+    server = start("--secret", SECRET, "--workers", "3", target="bot:stateful")
+    for update_id in range(9):
+        assert server.post(samples.update(update_id, chat_id=update_id)).status == 200
+    assert server.stop() == 0
+    lines = [line.split() for line in (bot.directory / "handled").read_text().splitlines()]
+    pids = {str(pid) for pid in worker_pids(server)}
+    assert len(pids) == 3
+    for word in ("begins", "ends"):
+        assert {line[1] for line in lines if line[0] == word} == pids
+    assert len([line for line in lines if len(line) == 4]) == 9
+
+
+def test_sigterm_to_a_worker_replaces_it_in_order(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--workers", "2", env={"PAUSE": "0.002"})
+
+    async def main() -> None:
+        steady = Steady(server)
+
+        async def terms() -> None:
+            for n in range(3):
+                os.kill(worker_pids(server)[n], signal.SIGTERM)
+                await until(lambda n=n: len(worker_pids(server)) == 3 + n)  # type: ignore[misc]
+                await steady.until_acknowledged(50)
+
+        await steady.during(terms)
+        assert await asyncio.to_thread(server.stop) == 0
+        check_once(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert not server.find("died|ERROR")
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_the_door_dies_and_its_workers_leave(start: Start, bot: Bot, queue: str) -> None:
+    """They finish what they have in hand; one that never ends doesn't hold its process."""
+    server = start("--secret", SECRET, "--workers", "2", "--queue", queue, env={"PAUSE": "0.3"})
+    for update_id in (1, 2):
+        assert server.post(samples.update(update_id, chat_id=update_id)).status == 200
+    pids = worker_pids(server)
+    server.process.kill()
+    assert server.wait() == -signal.SIGKILL
+    asyncio.run(until(lambda: not any(map(is_alive, pids))))
+    if queue == "memory:":
+        assert {one.update_id for one in bot.handled} <= {1, 2}
+    else:
+        assert start("--secret", SECRET, "--workers", "2", "--queue", queue).stop() == 0
+        assert {one.update_id for one in bot.handled} == {1, 2}
+
+
+# ---------------------------------------------------------------- bots that do not start
+
+
+def said_once(bot: Bot, *options: str, target: str = "bot:handler") -> tuple[int, str, str]:
+    """The exit code, the line and all of standard error."""
+    ended = fasthook(bot.directory, "run", target, "--port", "0", "--workers", "3", *options)
+    return ended.code, ended.line, "\n".join(ended.lines)
+
+
+def test_a_bot_that_fails_to_import_is_reported_once(bot: Bot) -> None:
+    (bot.directory / "bot.py").write_text("def broken():\n    return 1 / 0\n\n\nbroken()\n")
+    code, line, said = said_once(bot)
+    assert code == 1
+    assert line == "fasthook: bot:handler: the module 'bot' fails to import: ZeroDivisionError: division by zero"
+    assert said.count("Traceback") == 1
+    assert 'bot.py", line 2, in broken' in said
+    assert "worker.py" not in said
+    assert "importlib" not in said
+    assert "serves" not in said
+
+
+def test_a_lifespan_that_fails_is_reported_once(bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write("\n\nasync def lifespan(app):\n    yield\n")
+    code, line, said = said_once(bot)
+    assert code == 1
+    assert line.startswith("fasthook: the bot does not start: TypeError: ")
+    assert said.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("bot:nothing", "the module 'bot' has no attribute 'nothing'"),
+        ("none:handler", "there is no module 'none' here or on the Python path"),
+        ("bot:TEXT", "a str is not a handler: it cannot be called with an update"),
+    ],
+)
+def test_a_target_that_is_none(bot: Bot, target: str, words: str) -> None:
+    code, line, said = said_once(bot, target=target)
+    assert (code, line) == (2, f"fasthook: {target}: {words}")
+    assert "Traceback" not in said
+
+
+def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> None:
+    (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
+    code, line, said = said_once(bot)
+    assert (code, line) == (1, "fasthook: 5 workers in a row died at once (the last: exit code 7)")
+    assert "serves" not in said
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_workers_that_die_at_once_stop_the_server(start: Start, bot: Bot, queue: str) -> None:
+    """And what was accepted is kept."""
+    dies = "\n\nasync def dies(update):\n    os.kill(os.getpid(), 11)\n"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(dies)
+    server = start("--secret", SECRET, "--workers", "2", "--queue", queue, target="bot:dies")
+    for update_id in range(20):
+        if server.process.poll() is None:
+            server.post(samples.update(update_id, chat_id=update_id))
+    assert server.wait() == 1
+    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    left = int(server.until(r"(\d+) updates are not handled yet: they are kept")[1])
+    assert start("--secret", SECRET, "--queue", queue).stop() == 0
+    assert len(bot.handled) == left
+    assert {letter.reason for letter in bot.dead} <= {"crashed the worker"}
+    assert left + len(bot.dead) == 20
