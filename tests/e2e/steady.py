@@ -22,16 +22,18 @@ _EACH = 1_000_000  # ids of a chat
 class Steady:
     """The load. `again`: the share of updates that is sent a second time, at the same instant on another connection.
 
-    `server` may be replaced while `up` is not set; what fails then is sent again.
+    `pace`: seconds between two updates of a chat, so that handlers keep up. `server` may be replaced while `up` is not
+    set; what fails then is sent again.
     """
 
-    def __init__(self, server: Server, *, chats: int = 12, again: float = 0.1) -> None:
+    def __init__(self, server: Server, *, chats: int = 12, again: float = 0.1, pace: float = 0.01) -> None:
         self.server = server
         self.up = asyncio.Event()
         self.up.set()
         self.acknowledged: dict[int, list[int]] = {chat: [] for chat in range(1, chats + 1)}
         self.failures: list[object] = []
         self._again = again
+        self._pace = pace
         self._ending = False
         self._random = random.Random(7)
 
@@ -68,6 +70,7 @@ class Steady:
                 await asyncio.gather(*sends)
                 self.acknowledged[chat].append(update_id)
                 update_id += 1
+                await asyncio.sleep(self._pace)
 
     async def _deliver(self, connection: Connection, body: bytes) -> None:
         while True:

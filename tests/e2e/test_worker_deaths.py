@@ -1,0 +1,171 @@
+"""Workers that are killed, crash or hang under load: nothing that was acknowledged is lost, and order is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import PATIENCE, SECRET, Server
+from e2e.steady import Steady, check_order, is_alive, kill_one, until, worker_pids
+from fasthook.testing import samples
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
+Start = Callable[..., Server]
+
+#: For how long workers are killed; TEST_SECONDS=60 for the minute of it that is too long for each run.
+SECONDS = float(os.environ.get("TEST_SECONDS", "4"))
+STACK = r'File ".*/bot.py", line \d+ in handler'
+
+
+@pytest.mark.parametrize(("queue", "workers"), [("memory:", "2"), ("memory:", "4"), ("journal:waiting", "2")])
+def test_kill_9_of_a_worker_every_second(start: Start, bot: Bot, queue: str, workers: str) -> None:
+    """No request fails meanwhile, and no update becomes a dead letter."""
+    server = start("--secret", SECRET, "--workers", workers, "--queue", queue, env={"PAUSE": "0.005"})
+    kills = 0
+
+    async def main() -> None:
+        steady = Steady(server, chats=20)
+
+        async def killing() -> None:
+            nonlocal kills
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end:
+                await asyncio.sleep(1.0)  # the kills of the issue: one a second
+                kill_one(server)
+                kills += 1
+
+        await steady.during(killing)
+        assert await asyncio.to_thread(server.stop) == 0
+        check_order(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS + PATIENCE))
+    assert len(server.find(r"died: SIGKILL .*; it had ")) >= min(kills, 3)
+    assert not bot.dead
+    assert not server.find("Traceback")
+
+
+def test_kill_9_of_door_and_workers_with_a_journal(start: Start, bot: Bot) -> None:
+    options = ["--secret", SECRET, "--workers", "2", "--queue", "journal:waiting"]
+
+    async def main() -> None:
+        steady = Steady(start(*options, env={"PAUSE": "0.002"}))
+
+        async def killing() -> None:
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end:
+                await steady.until_acknowledged(50)
+                kill_one(steady.server)
+                await steady.until_acknowledged(50)
+                steady.up.clear()
+                await asyncio.to_thread(steady.server.kill)
+                steady.server = await asyncio.to_thread(start, *options, env={"PAUSE": "0.002"})
+                steady.up.set()
+
+        await steady.during(killing)
+        steady.failures.clear()  # of connections to a door that was killed
+        assert await asyncio.to_thread(steady.server.stop) == 0
+        check_order(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS + PATIENCE))
+    assert not bot.dead
+
+
+def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
+    """Others go on; it is killed with its stacks in the log, and its update is a dead letter in the end."""
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "1")
+    assert server.post(samples.update(1, chat_id=999, text="block")).status == 200
+
+    async def main() -> None:
+        steady = Steady(server, chats=6)
+
+        async def enough() -> None:
+            await steady.until_acknowledged(30)
+            # While it is blocked: chats of the other worker are handled.
+            await until(lambda: len(bot.handled) >= 20)
+            assert not server.find("has not answered")
+            await until(lambda: server.find("update 1 .message. is a dead letter"))
+
+        await steady.during(enough)
+        assert await asyncio.to_thread(server.stop) == 0
+        check_order(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    server.until(r"has not answered for 1 s: it tells where it is, then it is killed$", 3)
+    server.until(STACK, 3)
+    server.until(r"died: killed, because it did not answer for 1 s; it had in hand, .*update", 3)
+    [letter] = bot.dead
+    assert letter.reason == "crashed the worker"
+    assert samples.update(1, chat_id=999, text="block") == letter.raw
+    assert not server.find("block$|'block'")
+
+
+def test_a_stopped_worker_is_replaced(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "300ms")
+    stopped = worker_pids(server)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    for update_id in range(10):
+        assert server.post(samples.update(update_id, chat_id=update_id)).status == 200
+    server.until("is ready$", 3)
+    assert not is_alive(stopped)
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == list(range(10))
+
+
+def test_one_update_that_crashes_brings_down_no_other(start: Start, bot: Bot) -> None:
+    """It is found among many, and its chat goes on."""
+    crash = '    if text == "crash":\n        os.kill(os.getpid(), signal.SIGSEGV)\n'
+    source = (bot.directory / "bot.py").read_text()
+    source = source.replace("import os\n", "import os\nimport signal\n", 1).replace(
+        "    if pause:\n", crash + "    if pause:\n"
+    )
+    (bot.directory / "bot.py").write_text(source)
+    server = start("--secret", SECRET, "--workers", "2", env={"PAUSE": "0.2"})
+    for update_id in range(60):
+        text = "crash" if update_id == 20 else ""
+        assert server.post(samples.update(update_id, chat_id=update_id % 40, text=text)).status == 200
+    server.until("update 20 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("3 workers died with it in hand, the last: SIGSEGV")
+    assert server.stop() == 0
+    assert {one.update_id for one in bot.handled} == set(range(60)) - {20}
+    assert len(server.find("died: SIGSEGV; it had in hand, and they are delivered again: .*20")) == 3
+    [letter] = bot.dead
+    assert letter.reason == "crashed the worker"
+    server.until(STACK, 3)
+
+
+def test_a_worker_that_ends_by_itself(start: Start, bot: Bot) -> None:
+    leaves = "\n\nasync def leaves(update):\n    if os.path.exists('left'):\n        done(update)\n    else:\n"
+    leaves += "        open('left', 'w').close()\n        os._exit(3)\n"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(leaves)
+    server = start("--secret", SECRET, "--workers", "2", target="bot:leaves")
+    assert server.post(samples.update(5)).status == 200
+    server.until("died: exit code 3; it had in hand, and they are delivered again: update 5$")
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [5]
+
+
+def test_a_bot_that_does_not_start_any_more_leaves_the_others(start: Start, bot: Bot) -> None:
+    """What is on disk is broken, nobody has reloaded, and a worker dies."""
+    server = start("--secret", SECRET, "--workers", "2")
+    good = (bot.directory / "bot.py").read_text()
+    (bot.directory / "bot.py").write_text("import nothing_of_this_name\n")
+    os.kill(worker_pids(server)[0], signal.SIGKILL)
+    server.until(
+        "ERROR .* the bot does not start any more: bot:handler: the module 'bot' imports 'nothing_of_this_name'"
+    )
+    for update_id in range(10):
+        assert server.post(samples.update(update_id, chat_id=update_id)).status == 200
+    (bot.directory / "bot.py").write_text(good + "\n# mended\n")
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert len(bot.handled) == 10
+    assert len(server.find("does not start any more")) == 1

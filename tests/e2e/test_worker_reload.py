@@ -1,0 +1,130 @@
+"""SIGHUP and --reload: new workers with new code take over, and nobody outside notices."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import PATIENCE, SECRET, Server
+from e2e.steady import Steady, check_once, is_alive, until, worker_pids
+from fasthook.testing import samples
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
+Start = Callable[..., Server]
+TIMES = 10
+BROKEN = "the new code does not start, the old workers go on: "
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_rolling_restarts_under_load(start: Start, bot: Bot, queue: str) -> None:
+    server = start("--secret", SECRET, "--workers", "2", "--queue", queue, env={"PAUSE": "0.002"})
+
+    async def main() -> None:
+        steady = Steady(server)
+
+        async def reloads() -> None:
+            for n in range(TIMES if queue == "memory:" else 2):
+                server.signal(signal.SIGHUP)
+                await until(lambda n=n: len(server.find("reloaded: workers")) > n)  # type: ignore[misc]
+                await steady.until_acknowledged(50)
+
+        await steady.during(reloads)
+        assert await asyncio.to_thread(server.stop) == 0
+        check_once(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
+    pids = worker_pids(server)
+    assert not any(map(is_alive, pids))
+    assert not server.find("ERROR|WARNING|Traceback|died")
+
+
+def test_a_bad_new_version_leaves_the_old_one(start: Start, bot: Bot) -> None:
+    good = (bot.directory / "bot.py").read_text()
+    server = start("--secret", SECRET, "--workers", "2")
+
+    async def main() -> None:
+        steady = Steady(server)
+
+        async def versions() -> None:
+            await steady.until_acknowledged(50)
+            (bot.directory / "bot.py").write_text(good.replace("async def handler", "async dfe handler"))
+            server.signal(signal.SIGHUP)
+            await until(lambda: server.find(BROKEN + "bot:handler: the module 'bot' fails to import: SyntaxError"))
+            await steady.until_acknowledged(50)
+            (bot.directory / "bot.py").write_text(good + "\nraise SystemExit(3)\n")
+            server.signal(signal.SIGHUP)
+            await until(lambda: server.find(BROKEN + "bot:handler: the import ends in SystemExit: 3"))
+            await steady.until_acknowledged(50)
+            (bot.directory / "bot.py").write_text(good + "\nos._exit(4)  # not a word\n")
+            server.signal(signal.SIGHUP)
+            await until(lambda: server.find(BROKEN + r"a new worker died before it was ready \(exit code 4\)"))
+            await steady.until_acknowledged(50)
+            (bot.directory / "bot.py").write_text(good)
+            server.signal(signal.SIGHUP)
+            await until(lambda: server.find("reloaded: workers"))
+
+        await steady.during(versions)
+        assert await asyncio.to_thread(server.stop) == 0
+        check_once(bot, steady)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert len(server.find(BROKEN)) == 3
+    assert not server.find("died: ")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_reload_when_the_source_changes(start: Start, bot: Bot, workers: str) -> None:
+    """Of any module of the bot, also of one that failed to import."""
+    (bot.directory / "words.py").write_text("WORD = 'one'\n")
+    source = "import os\nimport words\n\nasync def handler(update):\n    "
+    source += "os.write(os.open('said', os.O_WRONLY | os.O_CREAT | os.O_APPEND), words.WORD.encode() + b'\\n')\n"
+    (bot.directory / "bot.py").write_text(source)
+    server = start("--secret", SECRET, "--reload", "--workers", workers)
+    assert server.post(samples.update(1)).status == 200
+    (bot.directory / "words.py").write_text("WORD = 'another'\n")
+    server.until(r"words.py changed$")
+    server.until("reloaded: workers")
+    assert server.post(samples.update(2)).status == 200
+    (bot.directory / "words.py").write_text("WORD = = 'third time'\n")
+    server.until(BROKEN)
+    assert server.post(samples.update(3)).status == 200
+    (bot.directory / "words.py").write_text("WORD = 'the fourth one'\n")
+    server.until("reloaded: workers", 2)
+    assert server.post(samples.update(4)).status == 200
+    assert server.stop() == 0
+    assert (bot.directory / "said").read_text().splitlines() == ["one", "another", "another", "the fourth one"]
+
+
+def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot) -> None:
+    """And only then comes the chat's next, from a new one."""
+    source = "import asyncio, os\n\nasync def handler(update):\n    "
+    source += "while update.update_id == 1 and not os.path.exists('go'):\n        await asyncio.sleep(0.01)\n    "
+    source += "os.write(os.open('said', os.O_WRONLY | os.O_CREAT | os.O_APPEND), b'%d old\\n' % update.update_id)\n"
+    (bot.directory / "bot.py").write_text(source)
+    server = start("--secret", SECRET, "--workers", "2")
+    for update_id in (1, 2):
+        assert server.post(samples.update(update_id, chat_id=5)).status == 200
+    (bot.directory / "bot.py").write_text(source.replace(" old", " of a new one"))
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    assert server.post(samples.update(3, chat_id=6)).status == 200
+    assert server.post(samples.update(4, chat_id=5)).status == 200
+    asyncio.run(until(lambda: (bot.directory / "said").exists()))
+    (bot.directory / "go").touch()
+    assert server.stop() == 0
+    said = ["3 of a new one", "1 old", "2 of a new one", "4 of a new one"]
+    assert (bot.directory / "said").read_text().splitlines() == said
+
+
+def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, env={"PAUSE": "0.01"})
+    for update_id in range(20):
+        assert server.post(samples.update(update_id)).status == 200
+    server.signal(signal.SIGHUP)
+    assert server.wait() == 0
+    assert len(bot.handled) == 20
