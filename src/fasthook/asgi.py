@@ -63,7 +63,7 @@ class Hook:
     ) -> Hook:
         """A hook with settings that are already made. `target`: of a handler that runs in worker processes."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan, target, shared=False)
+        hook._set_up(handler, settings, lifespan, shared=False, target=target)
         return hook
 
     def _set_up(
@@ -71,12 +71,12 @@ class Hook:
         handler: Any,
         settings: Settings,
         lifespan: Callable[[Any], Any] | None,
-        target: str | None = None,
         *,
         shared: bool,
+        target: str | None = None,
     ) -> None:
         self.settings = settings
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, target=target, shared=shared)
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
         self._door = Door(settings)
         self._access = AccessLog(settings) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None

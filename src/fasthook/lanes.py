@@ -119,7 +119,7 @@ class Lanes:
     def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
         """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
         with. What waits for its next try is in nobody's hand."""
-        ready = set(self._ready)
+        ready = self._in_no_hand()
         for lane in list(self._lanes.values()):
             yield lane.first, lane.timer is None and lane not in ready
             for delivery in lane.waiting or ():
@@ -127,7 +127,7 @@ class Lanes:
 
     def take_out(self, match: Callable[[Delivery], bool]) -> list[Delivery]:
         """Give up the deliveries that match and that no handler has; nobody is told of them."""
-        ready = set(self._ready)
+        ready = self._in_no_hand()
         taken: list[Delivery] = []
         for lane in list(self._lanes.values()):
             left: list[Delivery] = []
@@ -146,7 +146,7 @@ class Lanes:
             lane.timer.cancel()
             lane.timer = None
         else:
-            self._ready.remove(lane)
+            self._pick(lane)
         self._next(lane)
         if not self._awake:
             self._wake()
@@ -183,6 +183,14 @@ class Lanes:
         """Handlers that go on although they were cancelled; known at the end of a drain."""
         raise NotImplementedError
 
+    def _in_no_hand(self) -> set[Lane]:
+        """Lanes whose first update waits for its turn."""
+        return set(self._ready)
+
+    def _pick(self, lane: Lane) -> None:
+        """Take such a lane from where it waits."""
+        self._ready.remove(lane)
+
     def _wake(self) -> None:
         """Let one more look at the ready lanes."""
         raise NotImplementedError
@@ -215,12 +223,12 @@ class Lanes:
         if update.attempt <= self._retries and not _is_final(delivery.failure):
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, line_of(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
-                update.update_id, update.kind, update.attempt, self._retries + 1, delay, line_of(delivery.failure),
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -239,7 +247,7 @@ class Lanes:
         if error is not None:
             update = delivery.update
             log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, line_of(error)
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error)
             )
         return error is None
 
@@ -261,6 +269,5 @@ def _is_final(error: BaseException | None) -> bool:
     return isinstance(error, GaveUp) or (isinstance(error, Reported) and error.final)
 
 
-def line_of(error: BaseException | None) -> str:
-    """An error as a line of the log has it."""
+def _line(error: BaseException | None) -> str:
     return error.line if isinstance(error, Reported) else one_line(error)

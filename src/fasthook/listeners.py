@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fasthook import systemd
 from fasthook.settings import Settings
 
 _BACKLOG = 2048
@@ -22,10 +24,14 @@ class ListenError(Exception):
 
 
 class Listeners:
-    """Sockets that listen; `path` is the file of a Unix socket, which the end removes if it is still the same."""
+    """Sockets that listen; `path` is the file of a Unix socket, which the end removes if it is still the same.
 
-    def __init__(self, sockets: list[socket.socket], path: Path | None = None) -> None:
+    `handed`: they are a service manager's, which keeps them open.
+    """
+
+    def __init__(self, sockets: list[socket.socket], path: Path | None = None, *, handed: bool = False) -> None:
         self.sockets = sockets
+        self.handed = handed
         self._path = path
         self._file = _identity(path) if path else None
         for one in sockets:
@@ -48,12 +54,16 @@ class Listeners:
         self.close()
 
 
-def listen(settings: Settings, handed: list[socket.socket]) -> Listeners:
-    """Listen on what a service manager `handed` over, or else where the settings say. ListenError: one line."""
+def listen(settings: Settings) -> Listeners:
+    """Listen where the settings say, or on what the service manager hands over. ListenError: one line."""
+    try:
+        handed = systemd.inherited(os.environ)
+    except OSError as error:
+        raise ListenError(f"the sockets of the service manager cannot be used: {error.strerror}") from None
     if handed and not settings.uds and settings.fd is None:
         for one in handed:
-            _without_delay(one)
-        return Listeners(handed)
+            _answer_at_once(one)
+        return Listeners(handed, handed=True)
     for one in handed:
         one.close()
     try:
@@ -93,12 +103,6 @@ def address(settings: Settings, sockets: list[socket.socket] | None = None) -> s
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def addresses(settings: Settings, sockets: list[socket.socket]) -> list[str]:
-    """Where the server is, in one name if it has one; several sockets may come from a service manager."""
-    ports = {name[1] if isinstance(name := one.getsockname(), tuple) else name for one in sockets}
-    return [address(settings, sockets)] if len(ports) == 1 else [address(settings, [one]) for one in sockets]
-
-
 # ---------------------------------------------------------------- the kinds
 
 
@@ -106,13 +110,7 @@ def _inherited(fd: int) -> socket.socket:
     listener = socket.socket(fileno=fd)
     if listener.type != socket.SOCK_STREAM:
         raise OSError(errno.EINVAL, "it is not a stream socket")
-    _without_delay(listener)
     return listener
-
-
-def _without_delay(listener: socket.socket) -> None:
-    if listener.family in (socket.AF_INET, socket.AF_INET6):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
 
 
 def _bind_host(host: str, port: int) -> list[socket.socket]:
@@ -143,13 +141,18 @@ def _bind_places(places: list[tuple[int, tuple[Any, ...]]], port: int) -> list[s
                 missing = error  # a name may have an address of a family that is switched off
                 continue
             stack.callback(one.close)
-            _without_delay(one)
+            _answer_at_once(one)
             made.append(one)
             port = one.getsockname()[1]
         stack.pop_all()
     if not made and missing:
         raise missing
     return made
+
+
+def _answer_at_once(listener: socket.socket) -> None:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
 
 
 def _bind_unix(path: str) -> socket.socket:

@@ -49,9 +49,9 @@ _INVALID, _BUSY = Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
 class Receiver:
     """A hook that runs: what an admitted update goes through, from `accept` until it is settled.
 
-    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `target`: of a handler that
-    runs in worker processes; then the other three are not used. `shared`: another process may have the state directory;
-    then this one keeps its ring in memory. TargetError: the value is no handler.
+    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `shared`: another process
+    may have the state directory; then this one keeps its ring in memory. `target`: of a handler that runs in worker
+    processes; then value, lifespan and app are not used. TargetError: the value is no handler.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Receiver:
         *,
         lifespan: Callable[[Any], Any] | None = None,
         app: Any = None,
-        target: str | None = None,
         shared: bool = False,
+        target: str | None = None,
     ) -> None:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp

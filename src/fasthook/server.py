@@ -21,11 +21,11 @@ import uvicorn
 
 from fasthook.asgi import Hook
 from fasthook.handlers import WorkersError
-from fasthook.listeners import ListenError, Listeners, addresses, listen
+from fasthook.listeners import ListenError, Listeners, address, listen
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
-from fasthook.systemd import Notifier, inherited
+from fasthook.systemd import Notifier
 from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
@@ -87,11 +87,9 @@ def run(hook: Hook) -> int:
 
 def _listen(settings: Settings) -> Listeners:
     try:
-        return listen(settings, inherited(os.environ))
+        return listen(settings)
     except ListenError as error:
         raise ServerError(str(error)) from None
-    except OSError as error:
-        raise ServerError(f"the sockets of the service manager cannot be used: {error.strerror}") from None
 
 
 async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
@@ -100,17 +98,22 @@ async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
     stop = _Stop(hook, server, notifier)
     stop.watch()
     receiver.failed = stop.failed
-    stop.starting = asyncio.ensure_future(_start(hook))
     try:
-        await stop.starting
+        stop.starting = asyncio.current_task()
+        await receiver.start()
     except asyncio.CancelledError:
         return 0
-    except (ServerError, StateError, QueueError, WorkersError):
+    except (StateError, QueueError, WorkersError):
         raise
+    except SystemExit as error:
+        log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
+        return 1
     except Exception as error:
         log.error("the bot does not start", exc_info=bots_frames(error))
         return 1
-    announce(settings, listeners.sockets)
+    finally:
+        stop.starting = None
+    announce(settings, listeners)
     notifier.ready()
     code = 0
     try:
@@ -131,20 +134,13 @@ async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
     return code
 
 
-async def _start(hook: Hook) -> None:
-    try:
-        await hook.receiver.start()
-    except SystemExit as error:  # a task that raises it ends the loop
-        raise ServerError(f"the bot does not start: its lifespan calls sys.exit({error.code!r})") from None
-
-
 class _Stop:
     """SIGINT and SIGTERM: the first drains, the second stops at once. SIGHUP: new workers, or a stop if none are."""
 
     def __init__(self, hook: Hook, server: uvicorn.Server, notifier: Notifier) -> None:
         self.signals = 0
         self.failure: Exception | None = None  # why the server stops by itself
-        self.starting: asyncio.Future[None] | None = None
+        self.starting: asyncio.Task[int] | None = None  # while it does
         self._notifier = notifier
         self._received = 0
         self._since = 0.0
@@ -204,7 +200,7 @@ class _Stop:
             self._hook.receiver.hurry()
         self._hook.receiver.refuse_new()
         self._server.should_exit = True
-        if self.starting and not self._hook.receiver.running:
+        if self.starting:
             self.starting.cancel()
 
 
@@ -245,9 +241,10 @@ def _config(hook: Hook) -> uvicorn.Config:
 # ---------------------------------------------------------------- what is told
 
 
-def announce(settings: Settings, sockets: list[socket.socket]) -> None:
+def announce(settings: Settings, listeners: Listeners) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
-    places = addresses(settings, sockets)
+    sockets = listeners.sockets
+    places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
     where = places[0]
     if settings.secret:
         made = "as it was set"

@@ -119,6 +119,25 @@ def requests(value: Any) -> int | None:
         raise ValueError("must be off or a whole number from 1 to 1000000000") from None
 
 
+def workers(value: Any) -> int:
+    """`auto`: the cores that this process may use, less one for the front door, at least 2."""
+    try:
+        return max(2, _cores() - 1) if value == "auto" else int(whole(1, 256)(value))
+    except ValueError:
+        raise ValueError("must be auto or a whole number from 1 to 256") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def requests(value: Any) -> int | None:
+    try:
+        return None if value == "off" else int(whole(1, 1_000_000_000)(value))
+    except ValueError:
+        raise ValueError("must be off or a whole number from 1 to 1000000000") from None
+
+
 def choice(*names: str) -> Parser:
     def parse(value: Any) -> str:
         if value not in names:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import importlib
 import logging
 import os
 import pickle
@@ -20,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, cast
 
 import orjson
@@ -33,7 +32,7 @@ from fasthook.lanes import GaveUp
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
 from fasthook.update import Update
-from fasthook.wording import one_line
+from fasthook.wording import bots_frames, one_line
 
 log = logging.getLogger("fasthook")
 
@@ -58,8 +57,8 @@ class Refused(Exception):
     def __init__(self, line: str, code: int, error: BaseException | None) -> None:
         super().__init__(line)
         self.code = code
-        self.trace = "".join(traceback.format_exception(bots_part(error))) if error else ""
         self.files = _files_of(error) if error else []
+        self.trace = "".join(traceback.format_exception(bots_frames(error))) if error else ""
 
 
 def main() -> int:
@@ -104,7 +103,7 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
         handler = adapt(target.value, threads=min(settings.concurrency, THREADS))
     except TargetError as error:
         cause = error.__cause__
-        raise Refused(f"{made.target}: {error}", 1 if cause else 2, cause) from None
+        raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -299,15 +298,6 @@ def _is_bots(file: str, foreign: Iterable[str]) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     return not any(path.is_relative_to(place) for place in foreign)
-
-
-def bots_part(error: BaseException) -> BaseException:
-    """The error without the frames of the import system and of this package at its beginning."""
-    ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen ")
-    found: TracebackType | None = error.__traceback__
-    while found is not None and found.tb_frame.f_code.co_filename.startswith(ours):
-        found = found.tb_next
-    return error.with_traceback(found)
 
 
 def _files_of(error: BaseException) -> list[str]:

@@ -70,6 +70,15 @@ class Workers(Lanes):
         super().hurry()
         self.crew.hurry()
 
+    def _in_no_hand(self) -> set[Lane]:
+        return {*self._ready, *self._turn, *self._suspects}
+
+    def _pick(self, lane: Lane) -> None:
+        for waiting in (self._ready, self._suspects, self._unplaced, *(one.waiting for one in self._serving)):
+            if lane in waiting:
+                waiting.remove(lane)
+        self._turn.pop(lane, None)
+
     # ------------------------------------------------------------ to the workers
 
     def _wake(self) -> None:

@@ -123,8 +123,8 @@ def test_workers_do_not_get_the_managers_variables(start: Start, manager: Manage
 
 def handed(bot: Bot, listeners: list[socket.socket], *options: str, env: dict[str, str] | None = None) -> Server:
     fds = [listener.fileno() for listener in listeners]
-    before = [sys.executable, "-c", HAND_OVER, str(len(fds)), *map(str, fds)]
-    return Server(bot.directory, "bot:handler", "--secret", SECRET, *options, env=env, prefix=before, fds=fds)
+    prefix = [sys.executable, "-c", HAND_OVER, str(len(fds)), *map(str, fds)]
+    return Server(bot.directory, "bot:handler", "--secret", SECRET, *options, env=env, prefix=prefix, fds=fds)
 
 
 def test_several_sockets_and_a_restart_that_refuses_nobody(bot: Bot) -> None:
