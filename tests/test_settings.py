@@ -239,3 +239,17 @@ def test_the_repr_tells_no_secret() -> None:
     assert "AAF-abc_DEF" not in shown
     assert "hush" not in shown
     assert "port=8000" in shown
+
+
+def test_the_queue_of_the_command_is_a_journal_in_the_state_directory() -> None:
+    assert load({}, {}).queue == "memory:"
+    assert load({}, {}, command=True).queue == "journal:.fasthook/journal"
+    assert load({"state_dir": "elsewhere"}, {}, command=True).queue == "journal:elsewhere/journal"
+    assert load({}, {"FASTHOOK_QUEUE": "memory:"}, command=True).queue == "memory:"
+
+
+def test_what_may_be_kept() -> None:
+    assert load({"keep_handled": "1h"}, {}, command=True).keep_handled == 3600
+    assert load({"dead_max_age": "off", "dead_max_count": 0}, {}).dead_max_age is None
+    with pytest.raises(SettingsError, match=r"^--keep-handled: memory: keeps nothing"):
+        load({"keep_handled": "1h"}, {})
