@@ -39,7 +39,9 @@ def filled(run: Run, directory: Path, count: int = 100) -> bytes:
         await one.close()
 
     run(main())
-    return (directory / "data.mdb").read_bytes()
+    with lmdb.open(str(directory), max_dbs=8, lock=False) as env:
+        used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    return (directory / "data.mdb").read_bytes()[:used]  # behind that is only what was made longer ahead
 
 
 def survives(run: Run, directory: Path, image: bytes) -> bool:
@@ -85,7 +87,7 @@ def test_a_file_that_is_cut_off_is_set_aside(run: Run, journal: Path) -> None:
     image = filled(run, journal)
     results = [survives(run, journal, image[:length]) for length in [1, 100, 4096, *range(8192, len(image), 12_288)]]
     assert all(results[:4])
-    assert sum(results) >= len(results) // 4  # the rest lost only pages that are free
+    assert sum(results) >= len(results) // 2  # the rest lost only pages that are free
 
 
 def test_a_page_of_zeros(run: Run, journal: Path) -> None:
@@ -145,7 +147,7 @@ def test_damage_far_behind_closes_the_door(run: Run, journal: Path, monkeypatch:
     assert len(list(journal.glob("data.mdb.damaged-*"))) == 1
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_random_bits(journal: Path, seed: int) -> None:
     """It takes updates, at the latest after a restart, or is of a newer version; it never ends this process."""
     chosen = random.Random(seed)
