@@ -119,3 +119,29 @@ def test_a_clock_that_went_back(tmp_path: Path, queue: str) -> None:
     handled, letters = after_a_downtime(tmp_path, ("callback_query", -3600.0), queue=queue, max_age="1h")
     assert handled == [1]
     assert letters == []
+
+
+def test_what_waited_on_disk_for_room_in_memory_has_not_outlived_a_downtime(tmp_path: Path) -> None:
+    """It came to a server that was there, late in its turn or not."""
+    handled: list[int] = []
+    go = asyncio.Event()
+
+    async def handler(update: Update) -> None:
+        await go.wait()
+        handled.append(update.update_id)
+
+    async def main() -> None:
+        hook = Hook(handler, secret="secret", queue=f"journal:{tmp_path / 'journal'}", state_dir=tmp_path / "state",
+                    queue_size=2)  # fmt: skip
+        await hook.receiver.start()
+        queue: Any = hook.receiver._queue
+        for number in range(1, 7):
+            queue.put(restore(Update, samples.update(number, "callback_query"), 0, time.time() - 3600, 1))
+        while queue.depth < 6:
+            await asyncio.sleep(0)
+        go.set()
+        await hook.receiver.stop()
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert handled == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "state" / "dead").exists()

@@ -100,23 +100,6 @@ def retention(value: Any) -> float | None:
 
 def month(value: Any) -> float | None:
     return None if value == "off" else float(seconds(1, 30 * 86_400)(value))
-def workers(value: Any) -> int:
-    """`auto`: the cores that this process may use, less one for the front door, at least 2."""
-    try:
-        return max(2, _cores() - 1) if value == "auto" else int(whole(1, 256)(value))
-    except ValueError:
-        raise ValueError("must be auto or a whole number from 1 to 256") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def requests(value: Any) -> int | None:
-    try:
-        return None if value == "off" else int(whole(1, 1_000_000_000)(value))
-    except ValueError:
-        raise ValueError("must be off or a whole number from 1 to 1000000000") from None
 
 
 def workers(value: Any) -> int:
@@ -223,7 +206,11 @@ def option(default: Any, parse: Parser, words: str, shown: str | None = None) ->
 class Settings:
     """What `fasthook run` and `Hook` can be told. Times are in seconds, sizes in bytes."""
 
-    host: str = option("127.0.0.1", text(r"[^\s/]+", "an address or a host name"), "address to listen on, or a name: on each address that it has")
+    host: str = option(
+        "127.0.0.1",
+        text(r"[^\s/]+", "an address or a host name"),
+        "address to listen on, or a name: on each address that it has",
+    )
     port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
     uds: Path | None = option(None, file_path, "listen on this Unix socket instead; any local user may connect")
     fd: int | None = option(None, whole(0, 1 << 20), "listen on this inherited file descriptor instead")

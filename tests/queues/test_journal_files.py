@@ -7,13 +7,16 @@ import contextlib
 import errno
 import logging
 import os
+import random
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -36,7 +39,9 @@ def filled(run: Run, directory: Path, count: int = 100) -> bytes:
         await one.close()
 
     run(main())
-    return (directory / "data.mdb").read_bytes()
+    with lmdb.open(str(directory), max_dbs=8, lock=False) as env:
+        used = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    return (directory / "data.mdb").read_bytes()[:used]  # behind that is only what was made longer ahead
 
 
 def survives(run: Run, directory: Path, image: bytes) -> bool:
@@ -140,6 +145,60 @@ def test_damage_far_behind_closes_the_door(run: Run, journal: Path, monkeypatch:
 
     run(main())
     assert len(list(journal.glob("data.mdb.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_bits(journal: Path, seed: int) -> None:
+    """It takes updates, at the latest after a restart, or is of a newer version; it never ends this process."""
+    chosen = random.Random(seed)
+
+    async def takes(update_id: int) -> bool:
+        one = await opened(journal)
+        [outcome] = await one.put(update_id)
+        assert (outcome is FULL) == (one.queue.trouble is not None)
+        one.settle(*one.ids)
+        await one.put(update_id + 100)
+        await one.close()
+        return outcome is not FULL
+
+    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
+
+    image = bytearray(filled(run, journal))
+    for _ in range(chosen.choice([1, 10, 100])):
+        image[chosen.randrange(len(image))] ^= 1 << chosen.randrange(8)
+    (journal / "data.mdb").write_bytes(image)
+    try:
+        assert any(run(takes(update_id)) for update_id in (5000, 5001, 5002))
+    except QueueError as error:
+        said = str(error)
+    else:
+        said = "newer"
+    assert "newer" in said
+    for aside in journal.glob("data.mdb.damaged-*"):
+        assert aside.stat().st_size >= len(image)
+
+
+def test_what_can_be_read_of_a_damaged_file_is_kept(run: Run, journal: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = bytearray(filled(run, journal, 200))
+    page = os.sysconf("SC_PAGE_SIZE")
+    for leaf in range(2 * page, len(image), page):
+        if b'"text":"125"' in image[leaf : leaf + page]:
+            image[leaf : leaf + page] = bytes(page)
+    (journal / "data.mdb").write_bytes(image)
+
+    async def main() -> None:
+        one = await opened(journal)
+        assert one.ids == [n for n in [*(n for n in range(200) if n % 10), 200, 201, 202] if n in one.ids]
+        assert len(one.ids) >= 150
+        assert {1, 199, 202} <= set(one.ids)
+        assert 125 not in one.ids
+        assert await one.put(1, 10, 125) == [KNOWN, KNOWN, SAFE]  # 10 was handled
+        await one.close()
+
+    run(main())
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert re.search(r"; 1\d\d waiting updates could be read, and are in the new one$", record.getMessage())
 
 
 def test_an_empty_file_is_a_new_journal(run: Run, journal: Path) -> None:

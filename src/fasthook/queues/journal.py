@@ -218,7 +218,7 @@ class JournalQueue:
 
     def _commit_soon(self, delay: float) -> None:
         """Begin a commit, or let what is new go into the one that follows the one under way."""
-        if self._commit_ends is not None or self._broken:
+        if self._commit_ends is not None or self._broken or self._damaged:
             return
         if delay == 0.0:
             if self._timer is not None:
@@ -378,11 +378,14 @@ class JournalQueue:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
         self._failing = True
         self._done = batch.done + self._done
+        if isinstance(error, DAMAGE) and not self._damaged:
+            self._is_damaged(error)
         trouble = f"the journal {self._directory} cannot be written: {words(error)}"
         if _may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
-        self._in_trouble(trouble)
+        if not self._damaged:
+            self._in_trouble(trouble)
         refused = batch.refused + batch.new + list(self._new)
         self._new.clear()
         for update in refused:
@@ -391,7 +394,7 @@ class JournalQueue:
             if not part.moved.done():
                 part.moved.set_exception(QueueError(trouble))
         self._requeue = []
-        if self._done:
+        if self._done and not self._damaged:
             self._commit_soon(_AGAIN)
 
     @property
@@ -506,7 +509,7 @@ class JournalQueue:
 
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""
-        self._failing = self._broken  # else one more try
+        self._failing = self._broken or self._damaged  # else one more try
         while self._commit_ends is not None or (self._done and not self._failing):
             self._commit_soon(0.0)
             if self._commit_ends is not None:

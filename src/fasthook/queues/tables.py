@@ -32,7 +32,7 @@ Name = tuple[int, int]  # the bot and the update_id
 FORMAT = b"1"
 NUMBER = struct.Struct(">Q")
 ID = struct.Struct(">qQ")
-_SUSPECT = "suspect"  # a file that says so: the next opening reads all. In it: what was handled and stays in the file
+_SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
@@ -83,8 +83,9 @@ class Journal:
             raise QueueError(_cannot(self.directory, error)) from None
 
     def _probe(self) -> None:
-        suspect = self.directory / _SUSPECT
-        check(self.file, _TABLES, most=None if suspect.exists() else _PROBED)
+        if (self.directory / _SUSPECT).exists() and self.file.exists():
+            raise lmdb.CorruptedError("that was seen while it was in use")
+        check(self.file, _TABLES, most=_PROBED)
 
     def _open_tables(self) -> None:
         size = self.file.stat().st_size if self.file.exists() else 0
@@ -148,7 +149,7 @@ class Journal:
         self._in_slices(rows, write)
 
     def suspect(self, handled: Iterable[int] = ()) -> None:
-        """Damage was seen: the next opening reads the whole file, and leaves out these."""
+        """Damage was seen: the next opening sets the file aside, and leaves out these."""
         with contextlib.suppress(OSError):
             (self.directory / _SUSPECT).write_text(" ".join(map(str, handled)))
 
