@@ -178,7 +178,11 @@ def option(default: Any, parse: Parser, words: str, shown: str | None = None) ->
 class Settings:
     """What `fasthook run` and `Hook` can be told. Times are in seconds, sizes in bytes."""
 
-    host: str = option("127.0.0.1", text(r"[^\s/]+", "an address or a host name"), "address to listen on, or a name: on each address that it has")
+    host: str = option(
+        "127.0.0.1",
+        text(r"[^\s/]+", "an address or a host name"),
+        "address to listen on, or a name, and then each address it has",
+    )
     port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
     uds: Path | None = option(None, file_path, "listen on this Unix socket instead; any local user may connect")
     fd: int | None = option(None, whole(0, 1 << 20), "listen on this inherited file descriptor instead")
