@@ -241,7 +241,6 @@ def test_the_repr_tells_no_secret() -> None:
     assert "port=8000" in shown
 
 
-<<<<<<< HEAD
 def test_keywords_are_named_as_keywords() -> None:
     """`Hook(...)` has no flags."""
     for given, words in [
@@ -257,7 +256,8 @@ def test_keywords_are_named_as_keywords() -> None:
 def test_a_key_that_is_twice_in_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, "keep_alive = 5\nkeep-alive = 6\n")
     assert message({}, config=file) == f"{file}: keep-alive: it is there twice, also as keep_alive"
-=======
+
+
 def test_the_queue_of_the_command_is_a_journal_in_the_state_directory() -> None:
     assert load({}, {}).queue == "memory:"
     assert load({}, {}, command=True).queue == "journal:.fasthook/journal"
@@ -270,4 +270,3 @@ def test_what_may_be_kept() -> None:
     assert load({"dead_max_age": "off", "dead_max_count": 0}, {}).dead_max_age is None
     with pytest.raises(SettingsError, match=r"^--keep-handled: memory: keeps nothing"):
         load({"keep_handled": "1h"}, {})
->>>>>>> journal

@@ -209,7 +209,7 @@ class Settings:
     host: str = option(
         "127.0.0.1",
         text(r"[^\s/]+", "an address or a host name"),
-        "address to listen on, or a name: on each address that it has",
+        "address to listen on, or a name, and then each address it has",
     )
     port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
     uds: Path | None = option(None, file_path, "listen on this Unix socket instead; any local user may connect")
