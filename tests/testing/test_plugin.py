@@ -137,7 +137,7 @@ def test_what_did_not_come_is_told_with_what_came(project: pytest.Pytester) -> N
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([
         "*NotCome: the bot did not call sendMessage with text='goodbye' within 0.5 s; what came instead:",
-        "*  sendMessage(chat_id=*, text='HELLO')",
+        "*  sendMessage(text='HELLO', chat_id=*)",
     ])  # fmt: skip
 
 
