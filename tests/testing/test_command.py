@@ -123,9 +123,11 @@ def test_the_same_seed_makes_the_same_conversation(start: Start) -> None:
     for seed in ("7", "7", "8"):
         simulation = start("--rate", "1000", "--seed", seed, "--mix", "text")
         found: list[str] = []
+        offset = 0
         while len(found) < 30:
-            for update in simulation.call("getUpdates", timeout=5, limit=100)["result"]:
+            for update in simulation.call("getUpdates", timeout=5, offset=offset)["result"]:
                 found.append(update["message"]["text"])
+                offset = update["update_id"] + 1
         texts.append(found[:30])
         assert simulation.stop() == 0
     assert texts[0] == texts[1] != texts[2]
