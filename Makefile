@@ -9,8 +9,8 @@ SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthoo
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build ## serve examples/echo.py and print a curl line to try it
-	$(BIN)/fasthook run examples.echo:handler
+demo: build ## a conversation with examples/echo.py, without a token, and a curl line to join in
+	$(BIN)/python -m examples.demo
 
 test: build ## run all tests
 	$(BIN)/python -m pytest

@@ -63,6 +63,7 @@ class Account:
         self._files: dict[str, bytes] = {}
         self._queries: dict[str, Chat] = {}
         self._next_query = 0
+        self._polled = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------ updates
@@ -241,6 +242,7 @@ class Account:
         if self.webhook is not None:
             raise Refused(409, _CONFLICT)
         self._end_poll(_OTHER_POLLER)
+        self._polled = True
         values = given.values
         offset = whole(values.get("offset")) or 0
         limit = min(max(whole(values.get("limit")) or 100, 1), 100)
@@ -276,6 +278,11 @@ class Account:
     def _end_poll(self, why: str) -> None:
         if self._poll is not None and not self._poll.done():
             self._poll.set_result(why)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it has a webhook, or has asked for updates once."""
+        return self.webhook is not None or self._polled
 
     @property
     def polls(self) -> bool:

@@ -116,6 +116,7 @@ class Chat:
 
         AssertionError: there is no such button. The message lists those there are.
         """
+        __tracebackhide__ = True
         seen: list[str] = []
         for message in reversed(self.messages.values()):
             for found in buttons_of(message.get("reply_markup")):
@@ -210,6 +211,8 @@ class Chat:
         pattern to be found in it. `status`: what the call was answered. `params`: other parameters, and their values.
         NotCome: in time nothing came that fits.
         """
+
+        __tracebackhide__ = True  # pytest shows the line of the test instead
 
         def fits(call: Call) -> bool:
             return (
