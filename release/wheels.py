@@ -88,7 +88,9 @@ def make_sdist() -> Path:
 def make_wheel(version: str, python: Path, sdist: Path) -> Path:
     """A wheel from the sdist, as auditwheel leaves it."""
     raw = WORK / f"raw-{version}"
-    run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", raw, sdist, PYTHONPATH="")
+    # an interpreter that was built with -rpath would hand it on, and with it the place where it lies
+    linker = {"LDSHARED": "cc -shared"} if sys.platform.startswith("linux") else {}
+    run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", raw, sdist, PYTHONPATH="", **linker)
     (built,) = raw.glob("*.whl")
     if not sys.platform.startswith("linux"):
         return Path(shutil.copy2(built, DIST))

@@ -1,0 +1,232 @@
+"""The page of all figures: `python -m bench.dashboard [--store DIR] [--out FILE]`.
+
+One file that needs no other: plotly is in it, and its own content policy lets it fetch nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.history import ROOT, STORE, Record, RecordError, load
+
+OUT = ROOT / "bench/out/dashboard.html"
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
+h1 { margin-bottom: 0; } h2 { margin-top: 3rem; } .note { color: #5a6773; } table { border-collapse: collapse; }
+td, th { padding: .2rem .8rem; border-bottom: 1px solid #dde3e8; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+"""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture: what it says, and how it is drawn."""
+
+    title: str
+    note: str
+    traces: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+    @property
+    def height(self) -> int:
+        return int(self.layout.get("height", 420))
+
+
+def _history(records: list[Record], part: str, value: Callable[[Any], float]) -> list[dict[str, Any]]:
+    """A line for each figure, a point for each commit that has it."""
+    names = dict.fromkeys(name for record in records for name in record[part])
+    traces = []
+    for name in names:
+        having = [record for record in records if name in record[part]]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [record["date"] for record in having],
+                "y": [value(record[part][name]) for record in having],
+                "text": [f"{record['commit']} {record['subject']}" for record in having],
+                "hovertemplate": "%{y:,.4g}<br>%{text}<extra>%{fullData.name}</extra>",
+            }
+        )
+    return traces
+
+
+def _latest_peers(records: list[Record], part: str) -> dict[str, Any] | None:
+    """The newest report of the peers that has that part."""
+    for record in reversed(records):
+        if record["peers"] and record["peers"].get(part):
+            report: dict[str, Any] = record["peers"]
+            return report
+    return None
+
+
+def _peer_history(records: list[Record]) -> list[dict[str, Any]]:
+    having = [record for record in records if record["peers"] and record["peers"].get("rows")]
+    ratios = [
+        record
+        | {"ratios": {row["name"]: row["median"]["ratio"] for row in record["peers"]["rows"] if row["median"]}}
+        for record in having
+    ]
+    return _history(ratios, "ratios", float)
+
+
+def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["median"]]
+
+
+def _bars(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = sorted(_measured(rows), key=lambda row: -row["median"]["ratio"])
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": [row["name"] for row in rows],
+        "x": [row["median"]["ratio"] for row in rows],
+        "text": [f"{row['median']['ratio']:.2f} × ({row['median']['cpu_us']:.1f} µs)" for row in rows],
+        "textposition": "auto",
+        "hovertemplate": "%{y}: %{text}<extra></extra>",
+        "marker": {"color": ["#2a7de1" if "fasthook" in row["name"] else "#9aa7b3" for row in rows]},
+    }
+
+
+def _by_connections(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = _measured(rows)
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": [row["connections"] for row in rows if row["name"] == name],
+            "y": [row["median"]["cpu_us"] for row in rows if row["name"] == name],
+        }
+        for name in dict.fromkeys(row["name"] for row in rows)
+    ]
+
+
+def _latencies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+    return [
+        {
+            "type": "bar",
+            "name": row["name"],
+            "x": [key.removesuffix("_ms").replace("p999", "p99.9") for key in keys if key in row["median"]],
+            "y": [row["median"][key] for key in keys if key in row["median"]],
+        }
+        for row in _measured(rows)
+    ]
+
+
+def charts(records: list[Record]) -> Iterator[Chart]:
+    """Every picture for which something was measured."""
+    log = {"type": "log"}
+    if traces := _history(records, "instructions", float):
+        note = "Callgrind's count, the same on every machine: python -m bench.instructions"
+        yield Chart("Instructions for each item, by commit", note, traces, {"yaxis": log | {"title": "instructions"}})
+    if traces := _history(records, "micro", lambda figures: figures["ratio"]):
+        note = "How many times as long the plain-Python way takes in the same process: make bench"
+        layout = {"yaxis": log | {"title": "times"}, "height": 640}
+        yield Chart("Beside plain Python, by commit", note, traces, layout)
+    if traces := _history(records, "micro", lambda figures: figures["ns"]):
+        note = "Nanoseconds for each item; they depend on the machine: make bench"
+        yield Chart("Time for each item, by commit", note, traces, {"yaxis": log | {"title": "ns"}, "height": 640})
+    if traces := _peer_history(records):
+        note = "CPU per request over that of limit.c in the same round: python -m bench.peers"
+        yield Chart("What a request costs, by commit", note, traces, {"yaxis": log | {"title": "x limit.c"}})
+    yield from _of_peers(records)
+
+
+def _of_peers(records: list[Record]) -> Iterator[Chart]:
+    if report := _latest_peers(records, "rows"):
+        layout = {"xaxis": {"type": "log", "title": "x limit.c"}, "height": 560, "margin": {"l": 260}}
+        note = f"CPU per request, {report['date'][:10]}, {report['machine']['cpu']}: {report['command']}"
+        yield Chart("The peers, side by side", note, [_bars(report["rows"])], layout)
+    if report := _latest_peers(records, "sweep"):
+        layout = {"xaxis": {"type": "log", "title": "connections"}, "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"}}
+        note = f"{report['date'][:10]}: {report['command']}"
+        yield Chart("Cost against connections", note, _by_connections(report["sweep"]), layout)
+    for part, what in (("steady", "at a steady 5,000 requests/s"), ("rows", "under full load")):
+        if report := _latest_peers(records, part):
+            layout = {"yaxis": {"type": "log", "title": "ms"}, "barmode": "group"}
+            note = f"{report['date'][:10]}: {report['command']}"
+            yield Chart(f"Latency {what}", note, _latencies(report[part]), layout)
+
+
+def _table(record: Record) -> str:
+    """The newest figures as text, for who cannot see the pictures."""
+    rows = [(name, f"{count:,.0f} instructions", "") for name, count in record["instructions"].items()]
+    rows += [(name, f"{one['ns']:,.0f} ns", f"{one['ratio']:.1f} ×") for name, one in record["micro"].items()]
+    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr><th>figure</th><th>for each</th><th>beside plain Python</th></tr>{cells}</table>"
+
+
+def _draw(chart: Chart, number: int) -> str:
+    import plotly.io
+
+    layout = {"height": 420, "margin": {"t": 20}, "template": "plotly_white", "legend": {"font": {"size": 11}}}
+    return str(
+        plotly.io.to_html(
+            {"data": chart.traces, "layout": layout | chart.layout},
+            include_plotlyjs=False,
+            full_html=False,
+            div_id=f"chart-{number}",
+            config={"displaylogo": False, "responsive": True},
+        )
+    )
+
+
+def page(records: list[Record]) -> str:
+    """The whole page.
+
+    Raises:
+        RecordError: there is nothing to show.
+    """
+    import plotly.offline
+
+    if not records:
+        raise RecordError("nothing was measured yet: run `make bench-quick` first")
+    newest = records[-1]
+    parts = [
+        f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>{_draw(chart, number)}</section>"
+        for number, chart in enumerate(charts(records))
+    ]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
+            f"<title>fasthook in figures</title><style>{STYLE}</style>",
+            f"<script>{plotly.offline.get_plotlyjs()}</script></head><body>",
+            "<h1>fasthook in figures</h1>",
+            f"<p class=note>{len(records)} measured commits; the newest is {html.escape(newest['commit'])} "
+            f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, Python {newest['machine']['python']}.</p>",
+            *parts,
+            f"<h2>The newest figures</h2>{_table(newest)}</body></html>\n",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.dashboard", description=__doc__)
+    parser.add_argument("--store", type=Path, default=STORE)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    try:
+        text = page(load(arguments.store))
+    except RecordError as error:
+        print(error, file=sys.stderr)
+        return 1
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(text)
+    print(f"{arguments.out}: {len(text):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The page of figures, opened in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipping.chromium import Browser, browser, find
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 8 * 2**20  # bytes; plotly is most of it
+
+
+def row(name: str, ratio: float, connections: int = 64) -> dict[str, Any]:
+    median = {"ratio": ratio, "cpu_us": ratio * 8, "p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0, "max_ms": 9.0}
+    return {"name": name, "connections": connections, "median": median}
+
+
+def record(number: int) -> dict[str, Any]:
+    peers = {
+        "date": "2026-01-31T12:00:00+00:00",
+        "command": "python -m bench.peers --all",
+        "machine": {"cpu": "a <fast> one"},
+        "rows": [row("limit.c", 1), row("fasthook memory: (no-op)", 1.2), row("FastAPI", 60)],
+        "sweep": [row("limit.c", 1, 1), row("limit.c", 1, 512)],
+        "steady": [row("fasthook memory: (no-op)", 1.2)],
+    }
+    return {
+        "schema": 1,
+        "commit": f"{number:012x}",
+        "date": f"2026-01-{number + 1:02}T12:00:00+00:00",
+        "subject": "A subject with <b>marks</b> & </script>",
+        "machine": {"python": "3.11.7"},
+        "micro": {"scan, 500 B / orjson.loads": {"ns": 250.0 + number, "ratio": 5.0, "plain": "orjson.loads"}},
+        "instructions": {"scan": 4000 + number},
+        "peers": peers if number % 2 else None,
+    }
+
+
+def dashboard(store: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.dashboard", "--store", str(store), "--out", str(out)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    for number in range(4):
+        (store / f"{number}.json").write_text(json.dumps(record(number)))
+    out = store / "page.html"
+    done = dashboard(store, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    path = find()
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed")
+    with browser(path, tmp_path_factory.mktemp("chromium")) as made:
+        yield made
+
+
+def test_it_draws_every_chart_and_asks_nobody_for_anything(page: Path, chromium: Browser) -> None:
+    tab = chromium.open(page.as_uri())
+    drawn = chromium.evaluate(
+        "Promise.all([...document.querySelectorAll('.plotly-graph-div')].map(div => Plotly.redraw(div))).then(() =>"
+        "[...document.querySelectorAll('.plotly-graph-div')].map(div =>"
+        "div.querySelectorAll('.main-svg .point, .main-svg .scatterlayer path').length))"
+    )
+    assert len(drawn) == 8
+    assert all(drawn), drawn
+    assert tab.errors == []
+    assert [address for address in tab.requests if not address.startswith("data:")] == [page.as_uri()]
+
+
+def test_text_of_a_commit_stays_text(page: Path, chromium: Browser) -> None:
+    chromium.open(page.as_uri())
+    assert "<b>marks</b> & </script>" in chromium.evaluate("document.querySelector('.note').innerText")
+
+
+def test_the_page_is_of_a_reasonable_size(page: Path) -> None:
+    assert page.stat().st_size < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(None, "nothing was measured yet"), ("{", "line 1"), ('{"schema": 9}', "not a record of schema 1")]
+)
+def test_a_store_that_is_none_is_told_in_a_line(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "x.json").write_text(text)
+    done = dashboard(tmp_path, tmp_path / "page.html")
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
