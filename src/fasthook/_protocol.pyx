@@ -473,6 +473,7 @@ cdef class HookProtocol:
     cdef Route route           # of its path
     cdef bint keeps            # its body
     cdef bint answered         # already, before its body has come
+    cdef bint rejected         # it is no update: its verdict is counted, and not sent before it is kept
     cdef bint http10, bare, keep_alive, replaying
     cdef object body           # None, bytes, or a bytearray once there were several pieces
     cdef int64_t missing       # bytes of the body that are still to come
@@ -942,8 +943,11 @@ cdef class HookProtocol:
             result = self.edge.accept(result, self)
             if result is None:
                 return 0
+            if self.edge.gate.answers_later:
+                self.edge.gate._count(route.row, (<Verdict>result).code)
         elif (<Verdict>result).code == INVALID:
             self.enter(HANDLING)
+            self.rejected = True
             self.edge.reject(route, body, self)
             return 0
         self.respond(<Verdict>result)
@@ -953,6 +957,8 @@ cdef class HookProtocol:
 
     def answer(self, Verdict verdict not None):
         """The verdict on the request in hand, later; from the loop's own thread."""
+        if self.edge.gate.answers_later and self.route is not None and not self.rejected:
+            self.edge.gate._count(self.route.row, verdict.code)
         if self.state != HANDLING:
             return  # the peer is gone
         self.respond(verdict)
@@ -1014,6 +1020,7 @@ cdef class HookProtocol:
             self.keep_alive = True
             self.missing = self.dropped = 0
         self.facts.length = -1
+        self.rejected = False
         self.route = None
 
     cdef int go_on(self) except -1:

@@ -73,7 +73,7 @@ class WhenQueued:
         self._state = state
         self._durable = queue.durable
         self._pending: dict[Name, list[Waiter]] = {}  # waiting for the queue's word
-        gate.joins_running = queue.durable
+        gate.joins_running = gate.answers_later = queue.durable
 
     def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
         if update.redelivery:
@@ -99,6 +99,8 @@ class WhenQueued:
         else:
             self._gate.settle(update)  # it is safe: to Telegram it is done
             verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
+            if outcome is Outcome.KNOWN:
+                self._gate.known(update.bot_id)
         for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
             waiter.answer(verdict)
 
@@ -152,7 +154,7 @@ class WhenHandled:
         self._failures: OrderedDict[Name, int] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        gate.joins_running = gate.joins_done = True
+        gate.joins_running = gate.joins_done = gate.answers_later = True
 
     def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
         name = (update.bot_id, update.update_id)
@@ -184,6 +186,7 @@ class WhenHandled:
             self._end(update, _BUSY)
         else:
             self._gate.settle(update)  # handled before, or safe in the queue already
+            self._gate.known(update.bot_id)
             self._end(update, _DUPLICATE)
 
     def redelivered(self, update: Update) -> None:

@@ -8,10 +8,12 @@ import contextvars
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from time import monotonic_ns
 from typing import Any
 
 from fasthook._core import CODES, Route, Verdict
 from fasthook._protocol import asgi_body, asgi_head
+from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
 from fasthook.telegram.networks import caller
@@ -24,6 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _INVALID = CODES["invalid"]
+_ACK = Layout.ack
 
 
 class Hook:
@@ -68,21 +71,22 @@ class Hook:
         receiver = self.receiver
         if not receiver.running:
             await self._start_late()
-        gate = receiver.gate
+        gate, came = receiver.gate, monotonic_ns()
         judged = asgi_head(gate, scope, self._addresses)
         if isinstance(judged, Route):
             message = await receive()
-            if message["type"] != "http.request":
-                return None
-            raw = message.get("body", b"")
-            if message.get("more_body", False):
+            raw = message.get("body", b"") if message["type"] == "http.request" else None
+            if raw is not None and message.get("more_body", False):
                 raw = await self._rest(receive, raw)
-                if raw is None:
-                    return None
+            if raw is None:
+                return receiver.counts.disconnected()
+            came = monotonic_ns()
             answer = asgi_body(gate, judged, raw)
             if not isinstance(answer, Verdict):
                 waiter = _Waiter()
                 verdict = receiver.accept(answer, waiter) or await waiter.future
+                if gate.answers_later:
+                    gate.count(judged, verdict.code)
             elif answer.code == _INVALID:
                 waiter = _Waiter()
                 receiver.reject(judged, raw, waiter)
@@ -94,7 +98,8 @@ class Hook:
         known = self._answers.get(verdict) if scope["method"] == "POST" else None
         start, body = known or self._messages(scope, verdict)
         await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
-        return await send({**body})
+        await send({**body})
+        return gate.stats.observe(_ACK, monotonic_ns() - came)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

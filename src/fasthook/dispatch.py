@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
+from fasthook._core import OUTCOMES, Handling
 from fasthook.queues import Delivery
 from fasthook.update import Update
 
@@ -26,6 +27,7 @@ Call = Callable[[Update], Awaitable[Any]]
 _SLICE = 0.005  # seconds that a runner keeps the loop to itself
 _FIRST_RETRY = 1.0  # seconds; each further one waits twice as long
 _LAST_RETRY = 60.0
+_HANDLED, _FAILED, _TIMEOUT, _STOPPED = (OUTCOMES.index(name) for name in ("handled", "failed", "timeout", "stopped"))
 
 
 class GaveUp(Exception):
@@ -74,7 +76,8 @@ class Dispatcher:
     dead letter of a delivery that has `failure` set, and raises if it could not. `settled`: told of each delivery that
     is done with, handled or buried. `hand_back`: asked of each failure that is worth another try; True if somebody
     else will try. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is
-    cancelled. `retries`: tries after the first. `ordered`: False gives up the order within a chat.
+    cancelled. `retries`: tries after the first. `ordered`: False gives up the order within a chat. `handling`: counts
+    the runs. `retried`: told of each failed one that is tried again.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Dispatcher:
         retries: int,
         ordered: bool = True,
         first_retry: float = _FIRST_RETRY,
+        handling: Handling | None = None,
+        retried: Callable[[], None] = lambda: None,
     ) -> None:
         self._call = call
         self._reply = reply
@@ -101,6 +106,8 @@ class Dispatcher:
         self._retries = retries
         self._ordered = ordered
         self._first_retry = first_retry
+        self._handling = handling or Handling.alone()
+        self._retried = retried
         self._lanes: dict[object, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._runners: set[_Runner] = set()
@@ -209,6 +216,7 @@ class Dispatcher:
         clean, task = contextvars.copy_context(), asyncio.current_task()
         assert task is not None
         ready, call, timeout = self._ready, self._call, self._timeout
+        started, ended = self._handling.started, self._handling.ended
         pause = monotonic() + _SLICE
         while ready and not self._stopped:
             now = monotonic()
@@ -223,8 +231,10 @@ class Dispatcher:
             if delivery.failure is None:
                 runner.deadline = now + timeout
                 runner.busy = True
+                started(delivery.update, delivery.since, now)
                 try:
                     result = await call(delivery.update)
+                    ended(delivery.update, now, _HANDLED)
                     if result is not None:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
                         runner.replying = True
@@ -233,6 +243,8 @@ class Dispatcher:
                     raise
                 except BaseException as error:
                     delivery.failure = error
+                    if not runner.replying:
+                        ended(delivery.update, now, self._outcome(runner, error))
                 runner.busy = False
             if delivery.failure is None:
                 self._advance(lane)
@@ -242,6 +254,12 @@ class Dispatcher:
             if task.cancelling() or contextvars.copy_context() != clean:
                 return False  # the handler left something in its task or its context: the next one gets fresh ones
         return True
+
+    def _outcome(self, runner: _Runner, error: BaseException) -> int:
+        """What became of a run that raised."""
+        if runner.late or getattr(error, "reason", None) == "timeout":
+            return _TIMEOUT
+        return _STOPPED if self._stopped else _FAILED
 
     async def _yield(self) -> float:
         """Let the loop do the rest of its work; when the next pause is due."""
@@ -282,6 +300,7 @@ class Dispatcher:
             return
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
         if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+            self._retried()
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
                             update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, V
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
-from fasthook.queues import Delivery, open_queue
+from fasthook.ops.beat import Beat
+from fasthook.ops.blocks import Blocks, Counts, Layout
+from fasthook.queues import Delivery, Queue, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
@@ -26,7 +29,6 @@ log = logging.getLogger("fasthook")
 
 _AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
 _CHAT_BUCKETS = 65536
-_EDGE_COUNTERS = 5  # what `_protocol.EDGE_COUNTERS` names, behind the gate's
 _THREADS = 32  # plain functions at once, if --concurrency allows as many
 # Seconds after which nobody waits for the answer to a query any more: Telegram drops it (TQueue's expiry).
 _LIFE = {
@@ -69,9 +71,12 @@ class Receiver:
         settings = self.settings
         state = StateDir(settings.state_dir)
         try:
-            self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
+            self.blocks = state.blocks(Layout(paths=1))
+            stats = self.blocks.add("door", os.getpid()).stats
+            self.counts = Counts(stats, self.blocks.layout)
+            self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size), stats)
             self._dead = DeadLetters(settings.state_dir / "dead")
-            self._queue = open_queue(settings)
+            self._queue = open_queue(settings, self.counts.committed)
             await self._start_handler()
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
@@ -85,8 +90,11 @@ class Receiver:
                 timeout=settings.handler_timeout,
                 retries=settings.retries,
                 ordered=settings.order == "chat",
+                handling=self.counts.handling,
+                retried=self.counts.retry,
             )
-            waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
+            deliver = self._deliver if self._queue.durable else self._dispatcher.submit
+            waited = await self._queue.open(deliver, self._redeliver, self._acks.answered)
         except BaseException:
             await self._scope.aclose()
             state.close()
@@ -95,6 +103,7 @@ class Receiver:
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
+        self._beat = Beat(self.counts)
         self.running = True
 
     def _acknowledge(self) -> Acknowledge:
@@ -127,6 +136,7 @@ class Receiver:
             log.error("a body that is not an update could not be kept, it is answered with 503: %s", error)
             waiter.answer(_BUSY)
         else:
+            self.counts.dead("invalid")
             log.warning(
                 "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw)
             )
@@ -149,6 +159,10 @@ class Receiver:
         self._dispatcher.submit(delivery)
         return True
 
+    def _deliver(self, delivery: Delivery) -> None:
+        delivery.since = time()  # the queue says now that it is safe
+        self._dispatcher.submit(delivery)
+
     def _settled(self, delivery: Delivery) -> None:
         self._queue.settle(delivery)
         self._acks.settled(delivery.update)
@@ -166,6 +180,7 @@ class Receiver:
                 error=error,
             )
         )
+        self.counts.dead(reason)
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s",
             update.update_id, update.kind, update.attempt, reason, exc_info=None if reason == "expired" else error,
@@ -228,6 +243,7 @@ class Receiver:
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._beat.stop()
         try:
             kept = await self._queue.close(left)
             if kept:
@@ -246,16 +262,21 @@ class Receiver:
                 self.edge = None
 
     @property
+    def queue(self) -> Queue:
+        """Where accepted updates wait; there is one once `start` has begun."""
+        return self._queue
+
+    @property
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
 
 
-def _gate(settings: Settings, ring: DedupRing) -> Gate:
+def _gate(settings: Settings, ring: DedupRing, stats: Stats) -> Gate:
     auth, chat = settings.auth_rate, settings.chat_rate
     gate = Gate(
         ring,
-        Stats(Gate.counters(1) + _EDGE_COUNTERS, 1),
+        stats,
         auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
         chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
         max_body=settings.max_body,

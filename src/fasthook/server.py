@@ -22,6 +22,8 @@ from types import FrameType
 import uvicorn
 
 from fasthook.asgi import Hook
+from fasthook.ops.app import OpsServer
+from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
@@ -30,6 +32,7 @@ log = logging.getLogger("fasthook")
 
 _BACKLOG = 2048
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
+_OPS = "127.0.0.1:9090"
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
@@ -72,8 +75,11 @@ def run(hook: Hook) -> int:
         import uvloop
 
         loop_factory = uvloop.new_event_loop
-    with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
-        code = runner.run(_serve(hook, listener))
+    with contextlib.ExitStack() as open_:
+        listener = open_.enter_context(contextlib.closing(_listen(hook.settings)))
+        ops_listener, warning = _listen_ops(hook.settings)
+        runner = open_.enter_context(asyncio.Runner(loop_factory=loop_factory))
+        code = runner.run(_serve(hook, listener, ops_listener, warning))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
@@ -82,10 +88,14 @@ def run(hook: Hook) -> int:
     return code
 
 
-async def _serve(hook: Hook, listener: socket.socket) -> int:
+async def _serve(
+    hook: Hook, listener: socket.socket, ops_listener: socket.socket | None = None, warning: str = ""
+) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
-    stop = _Stop(hook, server)
+    health = Health(receiver, lambda: len(server.server_state.connections))
+    ops = OpsServer(ops_listener, health) if ops_listener else None
+    stop = _Stop(hook, server, health)
     stop.watch()
     try:
         await receiver.start()
@@ -94,7 +104,11 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
     except Exception as error:
         log.error("the bot does not start", exc_info=error)
         return 1
-    announce(settings, listener)
+    announce(settings, listener, ops_listener)
+    if warning:
+        log.warning("%s", warning)
+    if ops:
+        ops.start()
     code = 0
     try:
         await server.serve(sockets=[listener])
@@ -104,6 +118,8 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
         except QueueError as error:
             log.error("%s", error)
             code = 1
+        if ops:
+            await asyncio.to_thread(ops.stop)
         await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
     if stop.signals > 1:
         return 130
@@ -111,9 +127,10 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
 
 
 class _Stop:
-    """SIGINT and SIGTERM: the first drains, the second stops at once."""
+    """SIGINT and SIGTERM: the first drains, after `drain_delay`; the second stops at once."""
 
-    def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
+    def __init__(self, hook: Hook, server: uvicorn.Server, health: Health) -> None:
+        self._health = health
         self.signals = 0
         self._received = 0
         self._since = 0.0
@@ -123,7 +140,7 @@ class _Stop:
     def left(self) -> float:
         """Seconds of the drain that are left."""
         drain = self._hook.settings.drain_timeout
-        return max(0.0, drain - (monotonic() - self._since)) if self.signals else drain
+        return max(0.0, drain - (monotonic() - self._since)) if self._since else drain
 
     def watch(self) -> None:
         # The interpreter calls these even while a handler blocks the loop; what they ask for is done in the loop.
@@ -132,6 +149,7 @@ class _Stop:
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._health.stopping = True
         self._received += 1
         self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
         if self._received == 2:
@@ -146,12 +164,20 @@ class _Stop:
 
     def _stop(self, number: signal.Signals) -> None:
         self.signals += 1
+        settings = self._hook.settings
+        if self.signals == 1 and settings.drain_delay:
+            log.info("%s: not ready any more; stopping in %g s", number.name, settings.drain_delay)
+            self._loop.call_later(settings.drain_delay, self._drain)
+            return
         if self.signals == 1:
-            self._since = monotonic()
-            log.info("%s: stopping; running handlers have %g s", number.name, self._hook.settings.drain_timeout)
+            log.info("%s: stopping; running handlers have %g s", number.name, settings.drain_timeout)
         else:
             self._server.force_exit = True
             self._hook.receiver.hurry()
+        self._drain()
+
+    def _drain(self) -> None:
+        self._since = self._since or monotonic()
         self._hook.receiver.refuse_new()
         self._server.should_exit = True
 
@@ -220,6 +246,29 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
+def _listen_ops(settings: Settings) -> tuple[socket.socket | None, str]:
+    """The listener of the ops server, or why there is none although nobody forbade it."""
+    where = settings.ops or _OPS
+    if where == "off":
+        return None, ""
+    try:
+        if where.startswith("unix:"):
+            listener = _bind_unix(where[5:])
+        else:
+            host, _, port = where.rpartition(":")
+            family, _, _, _, place = socket.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.create_server(place[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        why = f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
+        if settings.ops:
+            raise ServerError(f"--ops: {why}") from None
+        return None, f"no ops server: {why}; set --ops to another address, or --no-ops"
+    listener.setblocking(False)
+    return listener, ""
+
+
 def _bind_unix(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
@@ -243,16 +292,20 @@ def address(settings: Settings, listener: socket.socket | None = None) -> str:
     if settings.uds:
         return f"unix:{settings.uds}"
     scheme = "https" if settings.ssl_certfile else "http"
-    host, port = settings.host, settings.port
     if listener is not None:
-        name = listener.getsockname()
-        if not isinstance(name, tuple):
-            return f"unix:{name}"
-        host, port = name[:2]
+        return _name(scheme, listener)
+    host, port = settings.host, settings.port
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def announce(settings: Settings, listener: socket.socket) -> None:
+def _name(scheme: str, listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    return f"{scheme}://[{name[0]}]:{name[1]}" if ":" in name[0] else f"{scheme}://{name[0]}:{name[1]}"
+
+
+def announce(settings: Settings, listener: socket.socket, ops: socket.socket | None = None) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
     where = address(settings, listener)
     if settings.secret:
@@ -266,6 +319,8 @@ def announce(settings: Settings, listener: socket.socket) -> None:
         f"  secret  {made}",
         f"  queue   {settings.queue}",
     ]
+    if ops is not None:
+        lines.append(f"  ops     {_name('http', ops)}")
     if not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)

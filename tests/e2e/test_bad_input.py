@@ -53,7 +53,10 @@ WRONG = {
     "auth_rate": "60",
     "chat_rate": "1/d",
     "api_url": "api.telegram.org",
+    "ops": "9090",
+    "drain_delay": "2h",
     "log_level": "loud",
+    "log_format": "xml",
     "access_log": "maybe",
 } | dict.fromkeys(PATHS, "")
 

@@ -17,6 +17,7 @@ class Delivery:
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
+    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received
 
     def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update
@@ -53,6 +54,16 @@ class Queue(Protocol):
         ...
 
     @property
+    def oldest(self) -> float | None:
+        """When the oldest update that is not settled was received, s since the epoch; None: there is none."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes on disk."""
+        ...
+
+    @property
     def durable(self) -> bool:
         """What is in it outlives the process, however that ends."""
         ...
@@ -83,8 +94,11 @@ class Queue(Protocol):
         ...
 
 
-def open_queue(settings: Settings) -> Queue:
-    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. ValueError: no such kind of queue."""
+def open_queue(settings: Settings, committed: Callable[[float], None] = lambda seconds: None) -> Queue:
+    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. ValueError: no such kind of queue.
+
+    `committed`: told how many seconds each commit took.
+    """
     kind, _, place = settings.queue.partition(":")
     if kind == "memory":
         from fasthook.queues.memory import MemoryQueue
@@ -98,5 +112,6 @@ def open_queue(settings: Settings) -> Queue:
             window=settings.queue_size,
             remember=settings.dedup_size,
             limit=settings.journal_max,
+            committed=committed,
         )
     raise ValueError(f"no queue is named by {settings.queue!r}")

@@ -18,10 +18,11 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import lmdb
@@ -166,10 +167,14 @@ class Journal:
 
     def has_room(self, txn: Any, more: int) -> bool:
         """Whether so many bytes more fit below the limit. What is free inside the file counts as room."""
+        return self.used(txn) + more <= self.limit
+
+    def used(self, txn: Any) -> int:
+        """Bytes of the file that are in use."""
         page = self.env.stat()["psize"]
         stats = [txn.stat(table) for table in (self.waiting, self.ids, self.done)]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return int(used) * int(page) + more <= self.limit
+        return int(used) * int(page)
 
     def grow(self) -> bool:
         """Make the map larger; False if it is as large as it may be."""
@@ -198,13 +203,24 @@ class JournalQueue:
     """The queue over a journal.
 
     `window`: how many updates are in memory at most; the others wait on disk. `remember`: how many ids of handled
-    updates stay known. `limit`: bytes that the file may grow to.
+    updates stay known. `limit`: bytes that the file may grow to. `committed`: told how many seconds each commit took.
     """
 
     durable = True
 
-    def __init__(self, directory: Path, *, window: int, remember: int, limit: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        window: int,
+        remember: int,
+        limit: int,
+        committed: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.depth = 0
+        self.bytes = 0
+        self._held: dict[Delivery, None] = {}  # what is in memory and not settled, in order
+        self._committed = committed
         self.trouble: str | None = None
         self._directory = directory
         self._window = window
@@ -235,6 +251,11 @@ class JournalQueue:
         self._load()
         return self.depth
 
+    @property
+    def oldest(self) -> float | None:
+        held = tuple(self._held)  # one step for the interpreter: another thread may ask
+        return held[0].update.received_at if held else None
+
     # ------------------------------------------------------------ in
 
     def put(self, update: Update) -> bool:
@@ -250,6 +271,7 @@ class JournalQueue:
         self._done.append((delivery.place, _ID.pack(update.bot_id, update.update_id), forget))
         self.depth -= 1
         self._in_memory -= 1
+        self._held.pop(delivery, None)
         if self._behind and self._in_memory <= self._window // 2:
             self._load()
         self._commit_soon(_PAUSE)
@@ -279,8 +301,14 @@ class JournalQueue:
         except (OSError, lmdb.Error) as error:
             self._ended(batch, error)
             return
-        commit = self._loop.run_in_executor(self._writer, txn.commit)
-        commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+        commit = self._loop.run_in_executor(self._writer, _commit, txn)
+        commit.add_done_callback(lambda ended: self._timed(batch, ended))
+
+    def _timed(self, batch: _Batch, ended: asyncio.Future[float]) -> None:
+        error = ended.exception()
+        if error is None:
+            self._committed(ended.result())
+        self._ended(batch, error)
 
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
@@ -328,6 +356,7 @@ class JournalQueue:
                 batch.kept.append((number, update))
             else:
                 batch.known.append(update)
+        self.bytes = journal.used(txn)
         if self.trouble:
             batch.roomy = journal.has_room(txn, self._limit // 16)
 
@@ -399,7 +428,9 @@ class JournalQueue:
             return
         self._loaded = number
         self._in_memory += 1
-        self._deliver(Delivery(update, number))
+        delivery = Delivery(update, number)
+        self._held[delivery] = None
+        self._deliver(delivery)
 
     def _load(self) -> None:
         """Fill the window from the disk, in order."""
@@ -429,7 +460,9 @@ class JournalQueue:
                     log.error("update number %d in the journal cannot be read (%s): it stays there", number, error)
                     continue
                 self._in_memory += 1
-                self._redeliver(Delivery(update, number))
+                delivery = Delivery(update, number)
+                self._held[delivery] = None
+                self._redeliver(delivery)
         return False
 
     # ------------------------------------------------------------ the end
@@ -446,6 +479,13 @@ class JournalQueue:
         self._writer.shutdown()
         self._journal.close()
         return self.depth
+
+
+def _commit(txn: Any) -> float:
+    """The seconds that it took."""
+    began = monotonic()
+    txn.commit()
+    return monotonic() - began
 
 
 def _may_be_sync(error: BaseException) -> bool:

@@ -24,9 +24,10 @@ class MemoryQueue:
     """
 
     durable = False
+    bytes = 0
 
     def __init__(self, spill: Path) -> None:
-        self.depth = 0
+        self._held: dict[Delivery, None] = {}  # in the order of their arrival
         self.trouble: str | None = None
         self._spill = spill
         self._spilled = False  # there is something in the spill
@@ -40,20 +41,31 @@ class MemoryQueue:
         updates = await asyncio.to_thread(self._read)
         self._spilled = bool(updates)
         for update in updates:
-            if redeliver(Delivery(update, _SPILL)):
-                self.depth += 1
+            delivery = Delivery(update, _SPILL)
+            if redeliver(delivery):
+                self._held[delivery] = None
                 self._unsettled += 1
         if self._spilled and not self._unsettled:
             self._empty_spill()
         return self.depth
 
+    @property
+    def depth(self) -> int:
+        return len(self._held)
+
+    @property
+    def oldest(self) -> float | None:
+        held = tuple(self._held)  # one step for the interpreter: another thread may ask
+        return held[0].update.received_at if held else None
+
     def put(self, update: Update) -> bool:
-        self.depth += 1
-        self._deliver(Delivery(update))
+        delivery = Delivery(update)
+        self._held[delivery] = None
+        self._deliver(delivery)
         return True
 
     def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
-        self.depth -= 1
+        del self._held[delivery]
         if delivery.place is _SPILL:
             self._unsettled -= 1
             if not self._unsettled:
