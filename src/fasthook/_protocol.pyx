@@ -15,6 +15,7 @@ from fasthook._core cimport (
     BAD_REQUEST, BAD_VERSION, CROWDED, ENCODED, EXPECTATION, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG,
     TIMEOUT, TOO_LARGE, TUNNEL, Gate, Route, Stats, Verdict,
 )
+from fasthook._scan cimport Admitted
 
 import asyncio
 import logging
@@ -22,10 +23,10 @@ from time import monotonic
 
 import httptools
 
+from fasthook.logs import log_request as _log_request
 from fasthook.telegram.networks import caller as _caller
 
 log = logging.getLogger("fasthook.edge")
-access_log = logging.getLogger("fasthook.access")
 
 _ParserError = httptools.HttpParserError
 _ParserUpgrade = httptools.HttpParserUpgrade
@@ -471,6 +472,7 @@ cdef class HookProtocol:
     cdef bytes host
     cdef list forwarded
     cdef Route route           # of its path
+    cdef Admitted subject      # the update in it, if that is to be logged
     cdef bint keeps            # its body
     cdef bint answered         # already, before its body has come
     cdef bint rejected         # it is no update: its verdict is counted, and not sent before it is kept
@@ -940,6 +942,8 @@ cdef class HookProtocol:
         result = self.edge.gate.body(route, body, time(), self.came)
         if type(result) is not Verdict:
             self.enter(HANDLING)
+            if self.edge.access:
+                self.subject = <Admitted>result
             result = self.edge.accept(result, self)
             if result is None:
                 return 0
@@ -998,7 +1002,7 @@ cdef class HookProtocol:
         path = self.route.path if self.route is not None else (self.target or b"-").partition(b"?")[0]
         if self.edge.token and self.edge.token in path:
             path = path.replace(self.edge.token, b"***")
-        access_log.info("%s %s %d %s", self.peer or "-", path.decode("latin-1"), verdict.status, verdict.name)
+        _log_request(self.peer, path, verdict, self.route, self.subject, monotonic_ns() - self.came)
         return 0
 
     cdef int next_request(self) except -1:
@@ -1021,6 +1025,7 @@ cdef class HookProtocol:
             self.missing = self.dropped = 0
         self.facts.length = -1
         self.rejected = False
+        self.subject = None
         self.route = None
 
     cdef int go_on(self) except -1:

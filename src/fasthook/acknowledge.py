@@ -179,7 +179,7 @@ class WhenHandled:
             if run is not None:
                 run.safe = True  # the handler has the word now
                 if run.began + self._deadline <= monotonic():
-                    self._acknowledge(update.update_id, run)
+                    self._acknowledge((update.bot_id, update.update_id), run)
             return
         if outcome is Outcome.FULL:
             self._gate.release(update)
@@ -266,15 +266,19 @@ class WhenHandled:
                 self._timer = self._loop.call_later(run.began + self._deadline - now, self._promote)
                 break
             if run.safe and not run.promoted:  # what the queue doesn't have yet is acknowledged when it has
-                late.append((name[1], run))
-        for update_id, run in late:
-            self._acknowledge(update_id, run)
+                late.append((name, run))
+        for name, run in late:
+            self._acknowledge(name, run)
 
-    def _acknowledge(self, update_id: int, run: _Run) -> None:
+    def _acknowledge(self, name: Name, run: _Run) -> None:
         run.promoted = run.ours = True
         waiters, run.waiters = run.waiters, []
         if waiters:
-            log.info("update %d is acknowledged after %g s and goes on running", update_id, self._deadline)
+            bot_id, update_id = name
+            log.info(
+                "update %d is acknowledged after %g s and goes on running", update_id, self._deadline,
+                extra={"update_id": update_id, "bot": bot_id, "duration": monotonic() - run.began},
+            )  # fmt: skip
         for waiter in waiters:
             waiter.answer(_ACCEPTED)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fasthook._core import CODES, Route, Verdict
 from fasthook._protocol import asgi_body, asgi_head
+from fasthook.logs import log_request
 from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
@@ -72,7 +73,7 @@ class Hook:
         if not receiver.running:
             await self._start_late()
         gate, came = receiver.gate, monotonic_ns()
-        judged = asgi_head(gate, scope, self._addresses)
+        judged, answer = asgi_head(gate, scope, self._addresses), None
         if isinstance(judged, Route):
             message = await receive()
             raw = message.get("body", b"") if message["type"] == "http.request" else None
@@ -99,7 +100,10 @@ class Hook:
         start, body = known or self._messages(scope, verdict)
         await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
         await send({**body})
-        return gate.stats.observe(_ACK, monotonic_ns() - came)
+        took = monotonic_ns() - came
+        if self.settings.access_log:
+            self._log(scope, verdict, judged, answer, took)
+        return gate.stats.observe(_ACK, took)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -177,6 +181,14 @@ class Hook:
             size += len(parts[-1])
             more = message.get("more_body", False)
         return b"".join(parts)
+
+    def _log(self, scope: Scope, verdict: Verdict, judged: Verdict | Route, answer: Any, took: int) -> None:
+        route = judged if isinstance(judged, Route) else None
+        update = None if isinstance(answer, Verdict) else answer
+        client, path = scope.get("client"), scope["path"].encode()
+        if self.settings.token:
+            path = path.replace(self.settings.token.encode(), b"***")
+        log_request(client[0] if client else None, path, verdict, route, update, took)
 
     def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
         """The two messages that answer a request; what they are for most is kept."""

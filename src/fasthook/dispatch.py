@@ -18,7 +18,7 @@ from typing import Any
 
 from fasthook._core import OUTCOMES, Handling
 from fasthook.queues import Delivery
-from fasthook.update import Update
+from fasthook.update import Update, fields
 
 log = logging.getLogger("fasthook.dispatch")
 
@@ -303,12 +303,14 @@ class Dispatcher:
             self._retried()
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, _line(delivery.failure),
+                            extra=fields(update))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
                 update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
+                extra=fields(update),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -327,8 +329,9 @@ class Dispatcher:
         if error is not None:
             update = delivery.update
             log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error)
-            )
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error),
+                extra=fields(update),
+            )  # fmt: skip
         return error is None
 
     def _again(self, lane: Lane) -> None:

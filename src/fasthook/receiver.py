@@ -15,12 +15,12 @@ from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
 from fasthook.handlers import Handler, adapt
 from fasthook.ops.beat import Beat
-from fasthook.ops.blocks import Blocks, Counts, Layout
+from fasthook.ops.blocks import Counts, Layout
 from fasthook.queues import Delivery, Queue, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
-from fasthook.update import Update
+from fasthook.update import Update, fields
 
 if TYPE_CHECKING:
     from fasthook.telegram.api import BotAPI
@@ -138,8 +138,9 @@ class Receiver:
         else:
             self.counts.dead("invalid")
             log.warning(
-                "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw)
-            )
+                "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw),
+                extra={"bot": bot_id, "verdict": "invalid"},
+            )  # fmt: skip
             waiter.answer(_INVALID)
 
     # ------------------------------------------------------------ between queue and dispatcher
@@ -184,6 +185,7 @@ class Receiver:
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s",
             update.update_id, update.kind, update.attempt, reason, exc_info=None if reason == "expired" else error,
+            extra=fields(update),
         )  # fmt: skip
 
     async def _reply(self, update: Update, result: Any) -> None:
@@ -191,17 +193,19 @@ class Receiver:
         if not isinstance(result, dict) or not isinstance(result.get("method"), str):
             log.error(
                 "update %d: the handler returned %s, not None or a Bot API method (update.reply(...))",
-                update.update_id, type(result).__name__,
+                update.update_id, type(result).__name__, extra=fields(update),
             )  # fmt: skip
             return
         try:
             if self._acks.reply(update, result):
                 return
         except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
+                      extra=fields(update))  # fmt: skip
             return
         if self.settings.token is None:
-            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
+            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"],
+                      extra=fields(update))  # fmt: skip
             return
         from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
 
@@ -212,11 +216,12 @@ class Receiver:
         try:
             await self._api.call(method, **params)
         except BotAPIError as error:
-            log.error("update %d: Telegram refused %s", update.update_id, error)
+            log.error("update %d: Telegram refused %s", update.update_id, error, extra=fields(update))
         except BotAPIUnreachable as error:
             raise GaveUp(str(error), "reply failed") from None
         except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
+                      extra=fields(update))  # fmt: skip
 
     # ------------------------------------------------------------ the end
 

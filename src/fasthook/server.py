@@ -191,7 +191,7 @@ def _config(hook: Hook) -> uvicorn.Config:
         ws="none",
         lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,  # the hook has its own, which knows the verdict
         server_header=False,
         date_header=False,
         proxy_headers=False,

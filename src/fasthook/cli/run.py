@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from typing import Any
 
 import click
 
 from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.logs import set_up
 
 
 @click.command("run")
@@ -20,11 +20,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     Each option is also an environment variable and a key of fasthook.toml; the command line goes first, the file last.
     """
     settings = settings_from(config, given)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel("WARNING")
-    logging.getLogger("uvicorn.access").setLevel("INFO")
+    redact = set_up(settings)
 
     from fasthook.asgi import Hook
     from fasthook.handlers import TargetError, load
@@ -37,7 +33,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
         code = run(Hook.of(found.value, settings, lifespan=found.lifespan))
     except TargetError as error:
         if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
+            click.echo(redact("".join(traceback.format_exception(error.__cause__))), err=True, nl=False)
         fail(f"{target}: {error}", code=2)
     except (ServerError, StateError, QueueError) as error:
         fail(str(error), code=1)

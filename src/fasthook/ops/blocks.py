@@ -167,6 +167,7 @@ class Blocks:
         self._gone = Totals(layout)  # of the processes that have ended
         self._mutex = threading.Lock()
         self._made = 0
+        self.restarts = 0  # workers that were replaced because they had died
         directory.mkdir(mode=0o700, exist_ok=True)
         for old in directory.glob("*.stats"):
             old.unlink()

@@ -164,6 +164,9 @@ class _Collector(Collector):
             if used is not None:
                 cpu.add_metric([member.name], used[0])
                 memory.add_metric([member.name], used[1])
+        yield CounterMetricFamily(
+            "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._receiver.blocks.restarts
+        )
         yield blocked
         yield cpu
         yield memory
