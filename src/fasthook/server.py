@@ -261,7 +261,8 @@ def _listen_ops(settings: Settings) -> tuple[socket.socket | None, str]:
             )[0]
             listener = socket.create_server(place[:2], family=family)
     except (OSError, UnicodeError) as error:
-        why = f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
+        words = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # create_server adds to it
+        why = f"cannot listen on {where}: {words}"
         if settings.ops:
             raise ServerError(f"--ops: {why}") from None
         return None, f"no ops server: {why}; set --ops to another address, or --no-ops"
