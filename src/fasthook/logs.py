@@ -36,7 +36,7 @@ _KINDS = 1000  # kinds of lines that are told apart
 FIELDS = ("update_id", "bot", "kind", "duration", "verdict")
 
 # As @BotFather gives them; `%3A` is the colon in an address.
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])\d{5,16}(?::|%3A|%3a)[A-Za-z0-9_-]{30,}")
+_TOKEN = re.compile(r"(?<!\d)\d{5,16}(?::|%3A|%3a)[A-Za-z0-9_-]{30,}")
 _SHORTEST = 4  # a shorter secret is in every other word, and none
 _COLOURS = {"WARNING": "\33[33m", "ERROR": "\33[31m", "CRITICAL": "\33[31m"}
 

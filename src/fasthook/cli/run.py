@@ -34,7 +34,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     except TargetError as error:
         if error.__cause__ is not None:
             click.echo(redact("".join(traceback.format_exception(error.__cause__))), err=True, nl=False)
-        fail(f"{target}: {error}", code=2)
+        fail(redact(f"{target}: {error}"), code=2)
     except (ServerError, StateError, QueueError) as error:
-        fail(str(error), code=1)
+        fail(redact(str(error)), code=1)
     raise SystemExit(code)
