@@ -78,6 +78,8 @@ def run(hook: Hook) -> int:
     with contextlib.ExitStack() as open_:
         listener = open_.enter_context(contextlib.closing(_listen(hook.settings)))
         ops_listener, warning = _listen_ops(hook.settings)
+        if ops_listener:
+            open_.enter_context(contextlib.closing(ops_listener))
         runner = open_.enter_context(asyncio.Runner(loop_factory=loop_factory))
         code = runner.run(_serve(hook, listener, ops_listener, warning))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -226,6 +227,21 @@ def test_a_prometheus_scrapes_it(serve: Serve, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+
+
+def test_every_metric_is_documented(serve: Serve) -> None:
+    _, ops = serve("--queue", "journal:q")
+    families = set(re.findall(r"^# TYPE (\w+) ", ops.metrics().text, re.MULTILINE))
+    assert families == set(re.findall(r"`(fasthook_\w+)(?:\{[a-z,]+\})?`", DOCUMENT.partition("Worth an alert")[0]))
+
+
+def test_the_alerts_are_rules(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(DOCUMENT.partition("```yaml\n")[2].partition("```")[0])
+    done = subprocess.run([program("promtool"), "check", "rules", str(tmp_path / "rules.yml")], check=False)
+    assert done.returncode == 0
 
 
 def queried(port: int, query: str) -> float:
