@@ -1,7 +1,7 @@
 """What the server writes to standard error: lines for people or JSON, without secrets, thinned, and never waited for.
 
 A line is made where it is logged, and written by a thread: a reader of the pipe who stops reading would otherwise stop
-the loop with it. What the thread cannot get rid of is dropped and counted, beyond `_ROOM` lines.
+the loop with it. What the thread cannot get rid of is dropped and counted, beyond `_ROOM`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 access_log = logging.getLogger("fasthook.access")
 
-_ROOM = 10_000  # lines that wait for the writer
+_ROOM = 4 << 20  # characters that wait for the writer
 _PATIENCE = 1.0  # seconds that the end of the program waits for it
 _OFTEN = 10  # lines of a kind in `_WINDOW` that are written
 _WINDOW = 60.0  # seconds
@@ -144,7 +144,8 @@ class Lines(logging.Handler):
         self._kinds: dict[tuple[str, int, str], _Kind] = {}
         self._timer: threading.Timer | None = None
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
-        self._lost = 0
+        self._given = self._taken = 0  # characters; the first is only written under the lock, the second by the writer
+        self._lost = self._unwritten = self._told = 0  # lines; likewise
         self._writer = threading.Thread(target=self._write, name="fasthook-log", daemon=True)
         self._writer.start()
 
@@ -155,13 +156,16 @@ class Lines(logging.Handler):
         self._put(record)
 
     def _put(self, record: logging.LogRecord) -> None:
-        if self._queue.qsize() >= _ROOM:
+        if self._given - self._taken >= _ROOM:
             self._lost += 1
             return
         try:
-            self._queue.put(self._redact(self.format(record)))
-        except Exception:
-            self.handleError(record)
+            line = self.format(record)
+        except Exception as error:  # a wrong call of a logger; logging's own way would print its arguments as they are
+            line = f"{record.levelname} {record.name}: {record.msg!r} cannot be logged: {error}"
+        line = self._redact(line)
+        self._given += len(line)
+        self._queue.put(line)
 
     # ------------------------------------------------------------ thinning
 
@@ -209,13 +213,14 @@ class Lines(logging.Handler):
             while True:
                 if isinstance(found, str):
                     lines.append(found)
+                    self._taken += len(found)
                 else:
                     events.append(found)
                 if len(lines) >= 100 or self._queue.empty():
                     break
                 found = self._queue.get()
-            if self._lost:
-                lost, self._lost = self._lost, 0
+            count, lost = len(lines), self._lost + self._unwritten - self._told
+            if lost:
                 words = f"{lost} lines of the log are lost: nobody read standard error"
                 record = logging.LogRecord("fasthook", logging.ERROR, __file__, 0, words, None, None)
                 lines.append(self.format(record))
@@ -223,8 +228,9 @@ class Lines(logging.Handler):
                 if lines:
                     self._stream.write("\n".join(lines) + "\n")
                     self._stream.flush()
+                self._told += lost
             except (OSError, ValueError):
-                self._lost += len(lines)  # the reader is gone; it may come back
+                self._unwritten += count  # the reader is gone; it may come back
             for event in events:
                 event.set()
 

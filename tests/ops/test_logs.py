@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -274,6 +276,35 @@ def test_json_lines(logger: Make) -> None:
     assert line["message"] == "update 7: ? and ***"
     assert line["traceback"].endswith("ValueError: with ***\nand a second line")
     assert "bot" not in line
+
+
+def test_a_wrong_call_of_a_logger_is_told_without_its_arguments(
+    logger: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, lines, stream = logger(TextLines(), often=None)
+    log.error("a number: %d", SECRET)
+    log.error("after it")
+    lines.flush()
+    assert stream.lines[0].startswith("ERROR test: 'a number: %d' cannot be logged: ")
+    assert stream.lines[1].endswith("after it")
+    assert SECRET not in stream.text + capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_counted(logger: Make) -> None:
+    log, lines, stream = logger(TextLines(), often=None)
+    stopped = threading.Event()
+    plain, stream.write = stream.write, lambda text: (stopped.wait(PATIENCE), plain(text))[1]  # type: ignore[method-assign]
+    for _ in range(50):
+        log.info("x" * 100_000)
+    log.info("the last")
+    stopped.set()
+    lines.flush()
+    log.info("again")
+    lines.flush()
+    written = len([line for line in stream.lines if line.endswith("x")])
+    assert 40 <= written < 50
+    assert "the last" not in stream.text
+    assert re.search(f"ERROR +fasthook: {51 - written} lines of the log are lost", stream.text)
 
 
 def test_colour_only_where_it_is_asked_for() -> None:
