@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from time import monotonic_ns
 from typing import Any
 
-from fasthook._core import CODES, Route, Verdict
-from fasthook._protocol import asgi_body, asgi_head
-from fasthook.logs import log_request
+from fasthook._asgi import Door, Waiter
+from fasthook._core import CODES, Verdict
+from fasthook.access import AccessLog
 from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
@@ -26,8 +26,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_INVALID = CODES["invalid"]
+_HTTP_2 = ("2", "3")
 _ACK = Layout.ack
+_INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
 
 
 class Hook:
@@ -37,8 +38,9 @@ class Hook:
     environment (`FASTHOOK_…`), then from the defaults. `lifespan`: an async context manager, called with this object;
     what it yields is `update.state`.
 
-    It starts with the server's lifespan. Mounted where no lifespan reaches it, it starts on its first request and stops
-    when its loop does. SettingsError, TargetError: one line.
+    Its queue is `memory:` unless `queue` says otherwise. Under a server with several processes each of them knows only
+    its own duplicates, and says so. It starts with the server's lifespan. Mounted where no lifespan reaches it, it
+    starts on its first request and stops when its loop does. SettingsError, TargetError: one line.
     """
 
     def __init__(
@@ -48,21 +50,20 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._set_up(handler, load(settings, os.environ), lifespan)
+        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan, shared=True)
 
     @classmethod
     def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:
         """A hook with settings that are already made."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan)
+        hook._set_up(handler, settings, lifespan, shared=False)
         return hook
 
-    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
+    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, *, shared: bool) -> None:
         self.settings = settings
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
-        checks = settings.allow_ip is not None or settings.trusted_proxy is not None
-        self._addresses = self._address if checks else None
-        self._answers: dict[Verdict, tuple[Message, Message]] = {}
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
+        self._door = Door(settings)
+        self._access = AccessLog(settings) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -72,38 +73,48 @@ class Hook:
         receiver = self.receiver
         if not receiver.running:
             await self._start_late()
-        gate, came = receiver.gate, monotonic_ns()
-        judged, answer = asgi_head(gate, scope, self._addresses), None
-        if isinstance(judged, Route):
-            message = await receive()
-            raw = message.get("body", b"") if message["type"] == "http.request" else None
-            if raw is not None and message.get("more_body", False):
-                raw = await self._rest(receive, raw)
-            if raw is None:
-                return receiver.counts.disconnected()
-            came = monotonic_ns()
-            answer = asgi_body(gate, judged, raw)
-            if not isinstance(answer, Verdict):
-                waiter = _Waiter()
-                verdict = receiver.accept(answer, waiter) or await waiter.future
-                if gate.answers_later:
-                    gate.count(judged, verdict.code)
-            elif answer.code == _INVALID:
-                waiter = _Waiter()
-                receiver.reject(judged, raw, waiter)
-                verdict = await waiter.future
-            else:
-                verdict = answer
-        else:
-            verdict = judged
-        known = self._answers.get(verdict) if scope["method"] == "POST" else None
-        start, body = known or self._messages(scope, verdict)
-        await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
-        await send({**body})
-        took = monotonic_ns() - came
-        if self.settings.access_log:
-            self._log(scope, verdict, judged, answer, took)
-        return gate.stats.observe(_ACK, took)
+        gate, came, update = receiver.gate, monotonic_ns(), None
+        judged = self._door.head(gate, scope)
+        if isinstance(judged, Verdict):
+            await self._refuse(scope, send, judged, came)
+            return gate.stats.observe(_ACK, monotonic_ns() - came)
+        message = await receive()
+        raw = message.get("body", b"") if message["type"] == "http.request" else None
+        if raw is not None and message.get("more_body", False):
+            raw = await self._rest(receive, raw)
+        if raw is None:
+            return receiver.counts.disconnected()
+        came = monotonic_ns()
+        verdict = self._door.body(gate, judged, raw)
+        if not isinstance(verdict, Verdict):
+            waiter, update = Waiter(), verdict
+            verdict = receiver.accept(update, waiter) or await waiter.future
+            if gate.answers_later:
+                gate.count(judged, verdict.code)
+        elif verdict.code == _INVALID and _is_cut(scope, raw):
+            verdict = gate.refuse(judged, _BAD_REQUEST)
+        elif verdict.code == _INVALID:
+            waiter = Waiter()
+            receiver.reject(judged, raw, waiter)
+            verdict = await waiter.future
+        if self._access is not None:
+            self._log(scope, verdict, judged.bot_id, update, came)
+        headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
+        await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
+        await send({"type": "http.response.body", "body": verdict.body})
+        return gate.stats.observe(_ACK, monotonic_ns() - came)
+
+    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
+        """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
+        if self._access is not None:
+            self._log(scope, verdict, None, None, came)
+        version = scope["http_version"]
+        headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
+        if version == "1.1" and not verdict.closes and any(name == b"expect" for name, _ in scope["headers"]):
+            headers.append((b"connection", b"close"))
+        body = b"" if scope["method"] == "HEAD" else verdict.body
+        await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -164,11 +175,14 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    def _address(self, peer: str | None, forwarded: str) -> tuple[str | None, bool]:
-        """Who calls, and whether it may."""
-        trusted, allowed = self.settings.trusted_proxy, self.settings.allow_ip
-        address = caller(peer, forwarded, trusted) if trusted is not None else peer
-        return address, allowed is None or address in allowed
+    def _log(self, scope: Scope, verdict: Verdict, bot: int | None, update: Any, came: int) -> None:
+        assert self._access is not None
+        address = scope["client"][0] if scope.get("client") else None
+        if (trusted := self.settings.trusted_proxy) is not None:
+            forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+            address = caller(address, forwarded.decode("latin-1"), trusted)
+        path = scope.get("raw_path") or scope["path"].encode()
+        self._access(address, scope["method"], path, verdict, bot, update, monotonic_ns() - came)
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
         """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""
@@ -182,41 +196,14 @@ class Hook:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def _log(self, scope: Scope, verdict: Verdict, judged: Verdict | Route, answer: Any, took: int) -> None:
-        route = judged if isinstance(judged, Route) else None
-        update = None if isinstance(answer, Verdict) else answer
-        client, path = scope.get("client"), scope["path"].encode()
-        if self.settings.token:
-            path = path.replace(self.settings.token.encode(), b"***")
-        log_request(client[0] if client else None, path, verdict, route, update, took)
 
-    def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages that answer a request; what they are for most is kept."""
-        headers = verdict.headers
-        if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
-            headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
-        start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
-        body = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
-        if scope["method"] == "POST" and not verdict.closes:
-            self._answers[verdict] = start, body
-        return start, body
+def _without_connection(verdict: Verdict) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer over HTTP/2, which has none for the connection (RFC 9113, section 8.2.2)."""
+    return [pair for pair in verdict.headers if pair[0] != b"connection"]
 
 
-class _Waiter:
-    """A request of this door that waits for its answer."""
-
-    _verdict: Verdict | None = None
-    _future: asyncio.Future[Verdict] | None = None
-
-    @property
-    def future(self) -> asyncio.Future[Verdict]:
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-            if self._verdict is not None:
-                self._future.set_result(self._verdict)
-        return self._future
-
-    def answer(self, verdict: Verdict) -> None:
-        self._verdict = verdict
-        if self._future is not None and not self._future.done():
-            self._future.set_result(verdict)
+def _is_cut(scope: Scope, raw: bytes) -> bool:
+    """Whether the server kept a part of the body back, as uvicorn does behind a request to upgrade."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length")
+    return (length is not None and int(length) != len(raw)) or (not raw and b"upgrade" in headers)

@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 import orjson
 
 if TYPE_CHECKING:
-    from fasthook._core import Route, Verdict
-    from fasthook._scan import Admitted
     from fasthook.settings import Settings
-
-access_log = logging.getLogger("fasthook.access")
 
 _ROOM = 4 << 20  # characters that wait for the writer
 _PATIENCE = 1.0  # seconds that the end of the program waits for it
@@ -52,18 +48,6 @@ def set_up(settings: Settings) -> Redaction:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
     return redact
-
-
-def log_request(
-    peer: str | None, path: bytes, verdict: Verdict, route: Route | None, update: Admitted | None, ns: int
-) -> None:
-    """The line of the access log for a request that took so many nanoseconds."""
-    fields: dict[str, object] = {"verdict": verdict.name, "duration": ns / 1e9}
-    if route is not None:
-        fields["bot"] = route.bot_id
-    if update is not None:
-        fields |= {"update_id": update.update_id, "kind": update.kind}
-    access_log.info("%s %s %d %s", peer or "-", path.decode("latin-1"), verdict.status, verdict.name, extra=fields)
 
 
 class Redaction:

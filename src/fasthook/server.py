@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import math
@@ -15,22 +14,22 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from time import monotonic
 from types import FrameType
 
 import uvicorn
 
 from fasthook.asgi import Hook
+from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
+from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
 
-_BACKLOG = 2048
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _OPS = "127.0.0.1:9090"
 _GRACE = 5  # seconds of the drain for requests that are still coming in
@@ -75,14 +74,14 @@ def run(hook: Hook) -> int:
         import uvloop
 
         loop_factory = uvloop.new_event_loop
-    with contextlib.ExitStack() as open_:
-        listener = open_.enter_context(contextlib.closing(_listen(hook.settings)))
-        ops_listener, warning = _listen_ops(hook.settings)
-        if ops_listener:
-            open_.enter_context(contextlib.closing(ops_listener))
-        runner = open_.enter_context(asyncio.Runner(loop_factory=loop_factory))
-        code = runner.run(_serve(hook, listener, ops_listener, warning))
+    with (
+        _listen(hook.settings) as listeners,
+        _listen_ops(hook.settings) as ops,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        code = runner.run(_serve(hook, listeners, ops))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
+            listeners.close()
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
             logging.shutdown()
@@ -90,30 +89,49 @@ def run(hook: Hook) -> int:
     return code
 
 
-async def _serve(
-    hook: Hook, listener: socket.socket, ops_listener: socket.socket | None = None, warning: str = ""
-) -> int:
+def _listen(settings: Settings) -> Listeners:
+    try:
+        return listen(settings)
+    except ListenError as error:
+        raise ServerError(str(error)) from None
+
+
+def _listen_ops(settings: Settings) -> Listeners:
+    """Where the ops server listens; nowhere if its address is taken and was not asked for."""
+    where = settings.ops or _OPS
+    try:
+        return Listeners([]) if where == "off" else listen_ops(where)
+    except ListenError as error:
+        if settings.ops:
+            raise ServerError(f"--ops: {error}") from None
+        return Listeners([], trouble=f"no ops server: {error}; set --ops to another address, or --no-ops")
+
+
+async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
     health = Health(receiver, lambda: len(server.server_state.connections))
-    ops = OpsServer(ops_listener, health) if ops_listener else None
+    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
     stop = _Stop(hook, server, health)
     stop.watch()
     try:
         await receiver.start()
     except (StateError, QueueError):
         raise
-    except Exception as error:
-        log.error("the bot does not start", exc_info=error)
+    except SystemExit as error:
+        log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
         return 1
-    announce(settings, listener, ops_listener)
-    if warning:
-        log.warning("%s", warning)
+    except Exception as error:
+        log.error("the bot does not start", exc_info=bots_frames(error))
+        return 1
+    announce(settings, listeners.sockets, ops_listeners)
+    if ops_listeners.trouble:
+        log.warning("%s", ops_listeners.trouble)
     if ops:
         ops.start()
     code = 0
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners.sockets)
     finally:
         try:
             await receiver.stop(stop.left())
@@ -193,11 +211,10 @@ def _config(hook: Hook) -> uvicorn.Config:
         ws="none",
         lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
         log_config=None,
-        access_log=False,  # the hook has its own, which knows the verdict
+        access_log=False,  # both doors write their own
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=int(settings.keep_alive),
         timeout_graceful_shutdown=grace if settings.ack == "handled" else min(_GRACE, grace),
         ssl_certfile=settings.ssl_certfile,
@@ -219,98 +236,12 @@ def _config(hook: Hook) -> uvicorn.Config:
     return config
 
 
-# ---------------------------------------------------------------- the listener
+# ---------------------------------------------------------------- what is told
 
 
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        return _bind(settings)
-    except (OSError, UnicodeError) as error:  # the second: a host name that is none
-        where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
-        why = getattr(error, "strerror", None) or str(error)
-        raise ServerError(f"cannot listen on {where}: {why}") from None
-
-
-def _bind(settings: Settings) -> socket.socket:
-    if settings.fd is not None:
-        listener = socket.socket(fileno=settings.fd)
-        if listener.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, "it is not a stream socket")
-    elif settings.uds:
-        listener = _bind_unix(str(settings.uds))
-    else:
-        family, _, _, _, place = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
-    listener.setblocking(False)
-    return listener
-
-
-def _listen_ops(settings: Settings) -> tuple[socket.socket | None, str]:
-    """The listener of the ops server, or why there is none although nobody forbade it."""
-    where = settings.ops or _OPS
-    if where == "off":
-        return None, ""
-    try:
-        if where.startswith("unix:"):
-            listener = _bind_unix(where[5:])
-        else:
-            host, _, port = where.rpartition(":")
-            family, _, _, _, place = socket.getaddrinfo(
-                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.create_server(place[:2], family=family)
-    except (OSError, UnicodeError) as error:
-        words = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # create_server adds to it
-        why = f"cannot listen on {where}: {words}"
-        if settings.ops:
-            raise ServerError(f"--ops: {why}") from None
-        return None, f"no ops server: {why}; set --ops to another address, or --no-ops"
-    listener.setblocking(False)
-    return listener, ""
-
-
-def _bind_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            pass  # a free name
-        except ConnectionRefusedError:
-            if not Path(path).is_socket():
-                raise OSError(errno.EEXIST, "a file is there that is not a socket") from None
-            Path(path).unlink()  # left by a process that is gone
-        else:
-            raise OSError(errno.EADDRINUSE, "Address already in use")
-    listener.bind(path)
-    listener.listen(_BACKLOG)
-    return listener
-
-
-def address(settings: Settings, listener: socket.socket | None = None) -> str:
-    """Where the server is, as a person writes it."""
-    if settings.uds:
-        return f"unix:{settings.uds}"
-    scheme = "https" if settings.ssl_certfile else "http"
-    if listener is not None:
-        return _name(scheme, listener)
-    host, port = settings.host, settings.port
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _name(scheme: str, listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if not isinstance(name, tuple):
-        return f"unix:{name}"
-    return f"{scheme}://[{name[0]}]:{name[1]}" if ":" in name[0] else f"{scheme}://{name[0]}:{name[1]}"
-
-
-def announce(settings: Settings, listener: socket.socket, ops: socket.socket | None = None) -> None:
+def announce(settings: Settings, sockets: list[socket.socket], ops: Listeners) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
-    where = address(settings, listener)
+    where = address(settings, sockets)
     if settings.secret:
         made = "as it was set"
     elif settings.token:
@@ -322,8 +253,8 @@ def announce(settings: Settings, listener: socket.socket, ops: socket.socket | N
         f"  secret  {made}",
         f"  queue   {settings.queue}",
     ]
-    if ops is not None:
-        lines.append(f"  ops     {_name('http', ops)}")
+    if ops.sockets:
+        lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
     if not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)

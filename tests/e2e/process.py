@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Ended:
 
     code: int
     lines: tuple[str, ...]  # standard error
+    output: str = ""  # standard output
 
     @property
     def line(self) -> str:
@@ -55,7 +56,7 @@ def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = N
         timeout=PATIENCE,
         check=False,
     )
-    return Ended(done.returncode, tuple(done.stderr.splitlines()))
+    return Ended(done.returncode, tuple(done.stderr.splitlines()), done.stdout)
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,17 @@ class Response:
 
 
 class Server:
-    """`fasthook run` with these arguments. It is ready when this returns."""
+    """`fasthook run` with these arguments, and `prefix` before it. It is ready when this returns."""
 
-    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [str(COMMAND), "run", *arguments],
+            [*prefix, str(COMMAND), "run", *arguments],
             cwd=directory,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,

@@ -76,7 +76,7 @@ def test_a_full_queue_is_not_ready_and_heals(serve: Serve, bot: Bot) -> None:
         "import asyncio, pathlib\nasync def handler(update):\n"
         "    while not pathlib.Path('go').exists():\n        await asyncio.sleep(0.01)\n"
     )
-    server, ops = serve("--queue-size", "10", target="held:handler")
+    server, ops = serve("--queue", "memory:", "--queue-size", "10", target="held:handler")
     for update_id in range(8):
         assert server.post(samples.update(update_id)).status == 200
     assert ops.ready() == (200, [])

@@ -33,7 +33,7 @@ def program(name: str) -> str:
     return found
 
 
-QUEUES = {"memory": (), "journal": ("--queue", "journal:q"), "handled": ("--ack", "handled")}
+QUEUES = {"memory": ("--queue", "memory:"), "journal": ("--queue", "journal:q"), "handled": ("--queue", "memory:", "--ack", "handled")}
 
 
 @pytest.mark.parametrize("kept", QUEUES)
@@ -111,7 +111,7 @@ def test_what_waits_and_what_runs(serve: Serve, bot: Bot) -> None:
 
 
 def test_a_full_queue_is_counted_as_it_was_answered(serve: Serve, bot: Bot) -> None:
-    server, ops = serve("--queue-size", "2", env={"HELD": "1"})
+    server, ops = serve("--queue", "memory:", "--queue-size", "2", env={"HELD": "1"})
     statuses = [server.post(samples.update(update_id, chat_id=1)).status for update_id in range(5)]
     assert statuses == [200, 200, 503, 503, 503]
     assert ops.metrics().by("fasthook_requests_total", "verdict") == {"accepted": 2, "busy": 3}

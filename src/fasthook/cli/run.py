@@ -27,14 +27,15 @@ def command(target: str, config: str | None, **given: Any) -> None:
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
+    from fasthook.wording import bots_frames
 
     try:
         found = load(target)
         code = run(Hook.of(found.value, settings, lifespan=found.lifespan))
     except TargetError as error:
         if error.__cause__ is not None:
-            click.echo(redact("".join(traceback.format_exception(error.__cause__))), err=True, nl=False)
-        fail(redact(f"{target}: {error}"), code=2)
+            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
+        fail(redact(f"{target}: {error}"), code=error.code)
     except (ServerError, StateError, QueueError) as error:
         fail(redact(str(error)), code=1)
     raise SystemExit(code)

@@ -37,10 +37,10 @@ class _Server(uvicorn.Server):
 
 
 class OpsServer:
-    """Serves from `start` to `stop` what `health` tells. `listener`: a bound socket, closed at the end."""
+    """Serves from `start` to `stop` what `health` tells. `sockets`: bound."""
 
-    def __init__(self, listener: socket.socket, health: Health) -> None:
-        self._listener = listener
+    def __init__(self, sockets: list[socket.socket], health: Health) -> None:
+        self._sockets = sockets
         self._health = health
         self._server: _Server | None = None
         self._stopped = False
@@ -54,7 +54,6 @@ class OpsServer:
         if self._server is not None:
             self._server.should_exit = True
         self._thread.join(_PATIENCE)
-        self._listener.close()
 
     def _run(self) -> None:
         try:
@@ -71,7 +70,7 @@ class OpsServer:
             )
             self._server = _Server(config)
             if not self._stopped:
-                asyncio.run(self._server.serve(sockets=[self._listener]))
+                asyncio.run(self._server.serve(sockets=self._sockets))
         except Exception:
             log.exception("the ops server has ended, the hook is served on")
 

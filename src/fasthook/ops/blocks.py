@@ -146,7 +146,7 @@ class Member:
     name: str  # "door", "worker-1"
     pid: int
     stats: Stats
-    file: Path
+    file: Path | None
 
     def blocked(self, layout: Layout) -> float:
         """Seconds by which the beat of its loop is overdue."""
@@ -157,10 +157,11 @@ class Member:
 class Blocks:
     """The blocks of a server's processes, as its door sees them. Any thread may ask for the sum.
 
-    `directory`: what an earlier server left in it goes away. OSError: it cannot be written.
+    `directory`: what an earlier server left in it goes away; None: a process of its own, in its memory. OSError: it
+    cannot be written.
     """
 
-    def __init__(self, directory: Path, layout: Layout) -> None:
+    def __init__(self, directory: Path | None, layout: Layout) -> None:
         self.layout = layout
         self._directory = directory
         self._members: dict[str, Member] = {}
@@ -168,6 +169,8 @@ class Blocks:
         self._mutex = threading.Lock()
         self._made = 0
         self.restarts = 0  # workers that were replaced because they had died
+        if directory is None:
+            return
         directory.mkdir(mode=0o700, exist_ok=True)
         for old in directory.glob("*.stats"):
             old.unlink()
@@ -175,8 +178,9 @@ class Blocks:
     def add(self, name: str, pid: int) -> Member:
         """A new block for a process; the process opens its `file` with `open_block`. OSError: there is no room."""
         self._made += 1
-        file = self._directory / f"{name}.{self._made}.stats"
-        member = Member(name, pid, open_block(file, self.layout), file)
+        file = self._directory / f"{name}.{self._made}.stats" if self._directory else None
+        stats = open_block(file, self.layout) if file else Stats(self.layout.counters, self.layout.histograms)
+        member = Member(name, pid, stats, file)
         with self._mutex:
             self._members[name] = member
         return member
@@ -188,7 +192,8 @@ class Blocks:
             self._gone.add(member.stats)
             for place in self.layout.gauges:
                 self._gone.counters[place] = 0
-        member.file.unlink(missing_ok=True)
+        if member.file:
+            member.file.unlink(missing_ok=True)
 
     @property
     def members(self) -> list[Member]:

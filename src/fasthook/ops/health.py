@@ -43,7 +43,7 @@ class Health:
             found.append(Reason("queue_unwritable", trouble))
         settings = receiver.settings
         if queue.durable:
-            used, limit, what = queue.bytes, settings.journal_max, "bytes of --journal-max"
+            used, limit, what = queue.used, settings.journal_max, "bytes of --journal-max"
         else:
             used, limit, what = queue.depth, settings.queue_size, "updates of --queue-size"
         if used >= _HIGH_WATER * limit:

@@ -132,7 +132,7 @@ class _Collector(Collector):
 
     def _queue(self, total: Totals) -> Iterator[Metric]:
         queue = self._receiver.queue
-        oldest = queue.oldest
+        oldest = self._receiver.oldest
         yield GaugeMetricFamily("fasthook_queue_depth", "Updates accepted and not settled.", value=queue.depth)
         yield GaugeMetricFamily(
             "fasthook_queue_oldest_seconds",
@@ -143,7 +143,7 @@ class _Collector(Collector):
             yield self._histogram(
                 "fasthook_journal_commit_seconds", "How long commits took.", total, self._layout.commit, _FINE
             )
-            yield GaugeMetricFamily("fasthook_journal_bytes", "Bytes of the journal in use.", value=queue.bytes)
+            yield GaugeMetricFamily("fasthook_journal_bytes", "Bytes of the journal in use.", value=queue.used)
 
     def _processes(self, total: Totals) -> Iterator[Metric]:
         yield self._histogram(
