@@ -16,7 +16,9 @@ from typing import Any
 from bench.history import ROOT, STORE, Record, RecordError, load
 
 OUT = ROOT / "bench/out/dashboard.html"
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
 h1 { margin-bottom: 0; } h2 { margin-top: 3rem; } .note { color: #5a6773; } table { border-collapse: collapse; }
@@ -71,8 +73,7 @@ def _latest_peers(records: list[Record], part: str) -> dict[str, Any] | None:
 def _peer_history(records: list[Record]) -> list[dict[str, Any]]:
     having = [record for record in records if record["peers"] and record["peers"].get("rows")]
     ratios = [
-        record
-        | {"ratios": {row["name"]: row["median"]["ratio"] for row in record["peers"]["rows"] if row["median"]}}
+        record | {"ratios": {row["name"]: row["median"]["ratio"] for row in record["peers"]["rows"] if row["median"]}}
         for record in having
     ]
     return _history(ratios, "ratios", float)
@@ -148,7 +149,10 @@ def _of_peers(records: list[Record]) -> Iterator[Chart]:
         note = f"CPU per request, {report['date'][:10]}, {report['machine']['cpu']}: {report['command']}"
         yield Chart("The peers, side by side", note, [_bars(report["rows"])], layout)
     if report := _latest_peers(records, "sweep"):
-        layout = {"xaxis": {"type": "log", "title": "connections"}, "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"}}
+        layout = {
+            "xaxis": {"type": "log", "title": "connections"},
+            "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"},
+        }
         note = f"{report['date'][:10]}: {report['command']}"
         yield Chart("Cost against connections", note, _by_connections(report["sweep"]), layout)
     for part, what in (("steady", "at a steady 5,000 requests/s"), ("rows", "under full load")):

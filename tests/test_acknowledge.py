@@ -15,7 +15,7 @@ import lmdb
 import pytest
 
 from botapi import BotServer
-from fasthook import Hook, Update
+from fasthook import Gate, Hook, Update
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.journal import Journal
 from fasthook.testing import samples
@@ -117,7 +117,7 @@ class Door:
     @property
     def _counted(self) -> list[int]:
         stats = self.hook.receiver.gate.stats
-        return [stats.counter(number) for number in range(stats.counters)]
+        return [stats.counter(number) for number in range(Gate.counters(1))]
 
     async def stop(self) -> None:
         await self.hook.receiver.stop()

@@ -57,6 +57,14 @@ cdef class Stats(Block):
     cdef void _add(self, Py_ssize_t counter, int64_t n) noexcept nogil
     cdef void _observe(self, Py_ssize_t histogram, int64_t ns) noexcept nogil
 
+cdef class Handling:
+    cdef readonly Stats stats
+    cdef Py_ssize_t _in_flight, _wait, _first
+    cdef double _offset
+    cpdef void set_clocks(self)
+    cpdef void started(self, Admitted update, double since, double now)
+    cpdef void ended(self, Admitted update, double began, int outcome)
+
 cdef class Verdict:
     cdef readonly int code
     cdef readonly str name
@@ -84,6 +92,7 @@ cdef class Gate:
     cdef public bint draining
     cdef public bint joins_running
     cdef public bint joins_done
+    cdef public bint answers_later
     cdef readonly int64_t generation
     cdef dict _routes
     cdef Py_ssize_t _rows

@@ -7,6 +7,7 @@ the body (path, method, size, secret), `Gate.body` what needs it (update_id, dup
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.time cimport monotonic, monotonic_ns, time
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -504,6 +505,62 @@ cdef int64_t upper_bound(Py_ssize_t bucket) noexcept:
     return <int64_t>(STEPS + step % STEPS + 1) << (FIRST_OCTAVE - 4 + step // STEPS)
 
 
+# ---------------------------------------------------------------- what handlers take
+
+#: What becomes of a run of a handler: it returned, it raised, its deadline passed, or the server stopped.
+OUTCOMES = ("handled", "failed", "timeout", "stopped")
+
+cdef enum:
+    N_OUTCOMES = 4
+
+
+@cython.final
+cdef class Handling:
+    """Counts the runs of handlers: how many there are now, how long their updates waited, how long they take.
+
+    `in_flight`: a counter of `stats`. `wait`: a histogram. `first`: the first of `Handling.histograms()` histograms, by
+    kind in the order of `KINDS`, and of each kind by outcome in the order of `OUTCOMES`. IndexError: there are fewer.
+    """
+
+    def __cinit__(self, Stats stats not None, in_flight: int, wait: int, first: int):
+        last = first + N_KINDS * N_OUTCOMES
+        if not (0 <= in_flight < stats.counters and 0 <= wait < stats.histograms and 0 <= first <= last <= stats.histograms):
+            raise IndexError("the statistics have no such counter or histograms")
+        self.stats = stats
+        self._in_flight = in_flight
+        self._wait = wait
+        self._first = first
+        self.set_clocks()
+
+    @staticmethod
+    def histograms() -> int:
+        """How many histograms the runs of a bot's handlers need."""
+        return N_KINDS * N_OUTCOMES
+
+    @staticmethod
+    def alone() -> Handling:
+        """One with statistics of its own, which nobody else reads."""
+        return Handling(Stats(1, 1 + N_KINDS * N_OUTCOMES), 0, 0, 1)
+
+    cpdef void set_clocks(self):
+        """Look how far the wall clock is from the monotonic one; to be called now and then, for it may be set."""
+        self._offset = time() - monotonic()
+
+    cpdef void started(self, Admitted update, double since, double now):
+        """A run begins at `now` (monotonic s). `since`: when the update was acknowledged, in s since the epoch; 0: when it was received."""
+        self.stats._add(self._in_flight, 1)
+        if update.attempt == 1:
+            self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
+
+    cpdef void ended(self, Admitted update, double began, int outcome):
+        """A run is over; `outcome`: a place in `OUTCOMES`."""
+        self.stats._add(self._in_flight, -1)
+        if 0 <= outcome < N_OUTCOMES:
+            self.stats._observe(
+                self._first + update._kind * N_OUTCOMES + outcome, monotonic_ns() - <int64_t>(began * 1e9)
+            )
+
+
 # ---------------------------------------------------------------- the gate
 
 #: Each verdict's name, status, reason phrase, whether it closes the connection, and what a person reads.
@@ -538,7 +595,8 @@ CODES = {verdict[0]: code for code, verdict in enumerate(VERDICTS)}
 
 cdef enum:
     MAX_RETRY_AFTER = 60
-    COUNTERS_PER_ROW = N_CODES + N_KINDS
+    DUPLICATES = N_CODES + N_KINDS  # behind the verdicts and the kinds
+    COUNTERS_PER_ROW = DUPLICATES + 1
 
 # Retry-After, s, by kind: never past what it has to live (30 s for an inline query, 150 s for the other queries).
 SHORT_LIVED = frozenset({"callback_query", "inline_query", "chosen_inline_result", "shipping_query", "pre_checkout_query"})
@@ -631,7 +689,8 @@ cdef class Gate:
 
     `ring`: the ids seen; its `limit` is how many updates may be waiting and running.
     `stats`: at least `Gate.counters(paths)` counters; row 0 counts requests for no hook, each path has a row
-    of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind.
+    of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind, then the updates that
+    were known. With `answers_later` a door counts the verdict on what it was given an update for, when it is known.
     `auth`: buckets of callers whose secret was wrong, None: no limit. `chats`: buckets of chats, None: no limit.
     `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
     """
@@ -678,6 +737,20 @@ cdef class Gate:
         """Close a path. KeyError: it is not open."""
         del self._routes[path]
         self.generation += 1
+
+    def count(self, Route route not None, code: int) -> None:
+        """Count a verdict that was found later. IndexError: no such code."""
+        if not 0 <= code < N_CODES:
+            raise IndexError(code)
+        self._count(route.row, code)
+
+    def known(self, bot_id: int) -> None:
+        """Count a duplicate of an update of this bot that the ring had forgotten."""
+        cdef Route route
+        for route in self._routes.values():
+            if route.bot_id == bot_id:
+                self._count(route.row, DUPLICATES)
+                return
 
     cdef void _count(self, Py_ssize_t row, int code) noexcept:
         if not 0 <= row <= self._rows:
@@ -749,9 +822,12 @@ cdef class Gate:
             ):
                 self.ring._settle(route.bot_id, found.update_id)
                 return self._refuse(route, FLOOD)
-            self._count(route.row, ACCEPTED)
+            if not self.answers_later:
+                self._count(route.row, ACCEPTED)
             self._count(route.row, N_CODES + found.kind)
             return self._admitted(route, &found, raw, wall)
+        if claim != FULL:
+            self._count(route.row, DUPLICATES)
         if claim == CLAIM_DONE:
             return self._redelivered(route, &found, raw, wall, DUPLICATE) if self.joins_done else self._refuse(route, DUPLICATE)
         if claim == CLAIM_IN_FLIGHT:
@@ -768,7 +844,8 @@ cdef class Gate:
 
     cdef object _redelivered(self, Route route, const Scan *found, bytes raw, double wall, int code):
         cdef Admitted update = self._admitted(route, found, raw, wall)
-        self._count(route.row, code)
+        if not self.answers_later:
+            self._count(route.row, code)
         update.redelivery = True
         return update
 

@@ -15,6 +15,7 @@ from fasthook._core cimport (
     BAD_REQUEST, BAD_VERSION, CROWDED, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG, TIMEOUT, TOO_LARGE,
     Gate, Route, Stats, Verdict,
 )
+from fasthook._scan cimport Admitted
 from fasthook._framing cimport (
     ENDED, OVERLONG, ChunkMeter, HeadMeter, Memory, asks_for_head, measure_chunks, measure_head, plain_request_line,
     remember,
@@ -265,8 +266,10 @@ cdef class HookProtocol:
     cdef Head head
     cdef bytes method, target
     cdef Route route           # of its path
+    cdef Admitted subject      # the update in it, if that is to be logged
     cdef bint keeps            # its body
     cdef bint answered         # already, before its body has come
+    cdef bint rejected         # it is no update: its verdict is counted, and not sent before it is kept
     cdef bint http10, bare, keep_alive, replaying
     cdef object body           # None, bytes, or a bytearray once there were several pieces
     cdef int64_t missing       # bytes of the body that are still to come
@@ -628,11 +631,16 @@ cdef class HookProtocol:
         result = self.edge.gate.body(route, body, time(), self.came)
         if type(result) is not Verdict:
             self.enter(HANDLING)
+            if self.edge.access is not None:
+                self.subject = <Admitted>result
             result = self.edge.accept(result, self)
             if result is None:
                 return 0
+            if self.edge.gate.answers_later:
+                self.edge.gate._count(route.row, (<Verdict>result).code)
         elif (<Verdict>result).code == INVALID:
             self.enter(HANDLING)
+            self.rejected = True
             self.edge.reject(route, body, self)
             return 0
         self.respond(<Verdict>result)
@@ -642,6 +650,8 @@ cdef class HookProtocol:
 
     def answer(self, Verdict verdict not None):
         """The verdict on the request in hand, later; from the loop's own thread."""
+        if self.edge.gate.answers_later and self.route is not None and not self.rejected:
+            self.edge.gate._count(self.route.row, verdict.code)
         if self.state != HANDLING:
             return  # the peer is gone
         self.respond(verdict)
@@ -681,7 +691,9 @@ cdef class HookProtocol:
         if self.method is None and self.target is not None:
             self.method = self.parser.get_method()
         method = None if self.method is None else self.method.decode()
-        self.edge.access(self.caller, method, self.target if self.route is None else self.route.path, verdict)
+        path = self.target if self.route is None else self.route.path
+        bot = None if self.route is None else self.route.bot_id
+        self.edge.access(self.caller, method, path, verdict, bot, self.subject, monotonic_ns() - self.came)
         self.method, self.caller = None, self.peer
         return 0
 
@@ -704,6 +716,8 @@ cdef class HookProtocol:
             self.keeps = self.answered = self.http10 = self.bare = False
             self.keep_alive = True
             self.missing = self.dropped = 0
+        self.rejected = False
+        self.subject = None
         self.route = None
 
     cdef int go_on(self) except -1:

@@ -6,6 +6,7 @@ import logging
 from urllib.parse import unquote
 
 from fasthook._core import Verdict
+from fasthook._scan import Admitted
 from fasthook.settings import Settings
 
 log = logging.getLogger("fasthook.access")
@@ -21,8 +22,22 @@ class AccessLog:
         token = (settings.token or "").partition(":")[2]
         self._hidden = [part for part in (token, *(secret.decode() for secret in settings.valid_secrets)) if part]
 
-    def __call__(self, address: str | None, method: str | None, path: bytes | None, verdict: Verdict) -> None:
-        log.info("%s %s %s %d %s", address or "-", method or "-", self._shown(path), verdict.status, verdict.name)
+    def __call__(
+        self,
+        address: str | None,
+        method: str | None,
+        path: bytes | None,
+        verdict: Verdict,
+        bot: int | None,
+        update: Admitted | None,
+        took: int,
+    ) -> None:
+        """`bot`: whose hook it was for. `update`: what was admitted. `took`: ns."""
+        extra: dict[str, object] = {"verdict": verdict.name, "duration": took / 1e9, "bot": bot}
+        if update is not None:
+            extra |= {"update_id": update.update_id, "kind": update.kind}
+        shown = self._shown(path)
+        log.info("%s %s %s %d %s", address or "-", method or "-", shown, verdict.status, verdict.name, extra=extra)
 
     def _shown(self, path: bytes | None) -> str:
         shown = (path or b"-").partition(b"?")[0].decode("latin-1")

@@ -86,7 +86,7 @@ class WhenQueued:
         self._state = state
         self._durable = queue.durable
         self._pending: dict[Name, list[Waiter]] = {}  # waiting for the queue's word
-        gate.joins_running = queue.durable
+        gate.joins_running = gate.answers_later = queue.durable
 
     def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
         if update.redelivery:
@@ -112,6 +112,8 @@ class WhenQueued:
         else:
             self._gate.settle(update)  # it is safe: to Telegram it is done
             verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
+            if outcome is Outcome.KNOWN:
+                self._gate.known(update.bot_id)
         for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
             waiter.answer(verdict)
 
@@ -174,7 +176,7 @@ class WhenHandled:
         self._failures: OrderedDict[Name, int] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        gate.joins_running = gate.joins_done = True
+        gate.joins_running = gate.joins_done = gate.answers_later = True
 
     def accept(self, update: Update, waiter: Waiter) -> Verdict | None:
         name = (update.bot_id, update.update_id)
@@ -199,13 +201,14 @@ class WhenHandled:
             if run is not None:
                 run.safe = True  # the handler has the word now
                 if run.began + self._deadline <= monotonic():
-                    self._acknowledge(update.update_id, run)
+                    self._acknowledge((update.bot_id, update.update_id), run)
             return
         if outcome is Outcome.FULL:
             self._gate.release(update)
             self._end(update, _BUSY)
         else:
             self._gate.settle(update)  # handled before, or safe in the queue already
+            self._gate.known(update.bot_id)
             self._end(update, self._replies.known.get((update.bot_id, update.update_id), _DUPLICATE))
 
     def redelivered(self, update: Update) -> None:
@@ -299,15 +302,19 @@ class WhenHandled:
                 self._timer = self._loop.call_later(run.began + self._deadline - now, self._promote)
                 break
             if run.safe and not run.promoted:  # what the queue doesn't have yet is acknowledged when it has
-                late.append((name[1], run))
-        for update_id, run in late:
-            self._acknowledge(update_id, run)
+                late.append((name, run))
+        for name, run in late:
+            self._acknowledge(name, run)
 
-    def _acknowledge(self, update_id: int, run: _Run) -> None:
+    def _acknowledge(self, name: Name, run: _Run) -> None:
         run.promoted = run.ours = True
         waiters, run.waiters = run.waiters, []
         if waiters:
-            log.info("update %d is acknowledged after %g s and goes on running", update_id, self._deadline)
+            bot_id, update_id = name
+            log.info(
+                "update %d is acknowledged after %g s and goes on running", update_id, self._deadline,
+                extra={"update_id": update_id, "bot": bot_id, "duration": monotonic() - run.began},
+            )  # fmt: skip
         for waiter in waiters:
             waiter.answer(_ACCEPTED)
 

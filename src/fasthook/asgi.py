@@ -8,11 +8,13 @@ import contextvars
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from time import monotonic_ns
 from typing import Any
 
 from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
 from fasthook.access import AccessLog
+from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, SettingsError, load
 from fasthook.telegram.networks import caller
@@ -25,6 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _HTTP_2 = ("2", "3")
+_ACK = Layout.ack
 _INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
 
 
@@ -88,22 +91,24 @@ class Hook:
         receiver = self.receiver
         if not receiver.running:
             await self._start_late()
-        gate = receiver.gate
+        gate, came, update = receiver.gate, monotonic_ns(), None
         judged = self._door.head(gate, scope)
         if isinstance(judged, Verdict):
-            return await self._refuse(scope, send, judged)
+            await self._refuse(scope, send, judged, came)
+            return gate.stats.observe(_ACK, monotonic_ns() - came)
         message = await receive()
-        if message["type"] != "http.request":
-            return None
-        raw = message.get("body", b"")
-        if message.get("more_body", False):
+        raw = message.get("body", b"") if message["type"] == "http.request" else None
+        if raw is not None and message.get("more_body", False):
             raw = await self._rest(receive, raw)
-            if raw is None:
-                return None
+        if raw is None:
+            return receiver.counts.disconnected()
+        came = monotonic_ns()
         verdict = self._door.body(gate, judged, raw)
         if not isinstance(verdict, Verdict):
-            waiter = Waiter()
-            verdict = receiver.accept(verdict, waiter) or await waiter.future
+            waiter, update = Waiter(), verdict
+            verdict = receiver.accept(update, waiter) or await waiter.future
+            if gate.answers_later:
+                gate.count(judged, verdict.code)
         elif verdict.code == _INVALID and _is_cut(scope, raw):
             verdict = gate.refuse(judged, _BAD_REQUEST)
         elif verdict.code == _INVALID:
@@ -111,15 +116,16 @@ class Hook:
             receiver.reject(judged, raw, waiter)
             verdict = await waiter.future
         if self._access is not None:
-            self._log(scope, verdict)
+            self._log(scope, verdict, judged.bot_id, update, came)
         headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
         await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
-        return await send({"type": "http.response.body", "body": verdict.body})
+        await send({"type": "http.response.body", "body": verdict.body})
+        return gate.stats.observe(_ACK, monotonic_ns() - came)
 
-    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict) -> None:
+    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
         """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
         if self._access is not None:
-            self._log(scope, verdict)
+            self._log(scope, verdict, None, None, came)
         version = scope["http_version"]
         headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
         if version == "1.1" and not verdict.closes and any(name == b"expect" for name, _ in scope["headers"]):
@@ -187,14 +193,14 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    def _log(self, scope: Scope, verdict: Verdict) -> None:
+    def _log(self, scope: Scope, verdict: Verdict, bot: int | None, update: Any, came: int) -> None:
         assert self._access is not None
         address = scope["client"][0] if scope.get("client") else None
         if (trusted := self.settings.trusted_proxy) is not None:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
             address = caller(address, forwarded.decode("latin-1"), trusted)
         path = scope.get("raw_path") or scope["path"].encode()
-        self._access(address, scope["method"], path, verdict)
+        self._access(address, scope["method"], path, verdict, bot, update, monotonic_ns() - came)
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
         """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""

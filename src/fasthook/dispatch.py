@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
+from fasthook._core import OUTCOMES, Handling
 from fasthook.lanes import GaveUp, Lanes
 from fasthook.queues import Delivery
 from fasthook.update import Update
@@ -19,6 +20,7 @@ from fasthook.update import Update
 Call = Callable[[Update], Awaitable[Any]]
 
 _SLICE = 0.005  # seconds that a runner keeps the loop to itself
+_HANDLED, _FAILED, _TIMEOUT, _STOPPED = (OUTCOMES.index(name) for name in ("handled", "failed", "timeout", "stopped"))
 
 
 class HandlerTimeout(TimeoutError):
@@ -45,14 +47,17 @@ class Dispatcher(Lanes):
     """Lanes whose updates are handled here.
 
     `call`: the handler. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is cancelled.
-    `policy`: what `Lanes` takes.
+    `handling`: counts the runs. `policy`: what `Lanes` takes.
     """
 
-    def __init__(self, call: Call, *, concurrency: int, timeout: float, **policy: Any) -> None:
+    def __init__(
+        self, call: Call, *, concurrency: int, timeout: float, handling: Handling | None = None, **policy: Any
+    ) -> None:
         super().__init__(**policy)
         self._call = call
         self._concurrency = concurrency
         self._timeout = timeout
+        self._handling = handling or Handling.alone()
         self._runners: set[_Runner] = set()  # of them `_awake` will look at the ready lanes by themselves
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
@@ -118,6 +123,7 @@ class Dispatcher(Lanes):
         clean, task = contextvars.copy_context(), asyncio.current_task()
         assert task is not None
         ready, call, timeout = self._ready, self._call, self._timeout
+        started, ended = self._handling.started, self._handling.ended
         pause = monotonic() + _SLICE
         while ready and not self._stopped:
             now = monotonic()
@@ -132,8 +138,10 @@ class Dispatcher(Lanes):
             if delivery.failure is None:
                 runner.deadline = now + timeout
                 runner.busy = True
+                started(delivery.update, delivery.since, now)
                 try:
                     result = await call(delivery.update)
+                    ended(delivery.update, now, _HANDLED)
                     if result is not None:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
                         runner.replying = True
@@ -144,6 +152,8 @@ class Dispatcher(Lanes):
                     raise
                 except BaseException as error:
                     delivery.failure = error
+                    if not runner.replying:
+                        ended(delivery.update, now, self._outcome(runner, error))
                 runner.busy = False
             if delivery.failure is None:
                 self._advance(lane)
@@ -155,6 +165,12 @@ class Dispatcher(Lanes):
             if task.cancelling() or contextvars.copy_context() != clean:
                 return False  # the handler left something in its task or its context: the next one gets fresh ones
         return True
+
+    def _outcome(self, runner: _Runner, error: BaseException) -> int:
+        """What became of a run that raised."""
+        if runner.late or getattr(error, "reason", None) == "timeout":
+            return _TIMEOUT
+        return _STOPPED if self._stopped else _FAILED
 
     async def _yield(self) -> float:
         """Let the loop do the rest of its work; when the next pause is due."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from fasthook.queues import Delivery
-from fasthook.update import Update
+from fasthook.update import Update, fields
 from fasthook.wording import one_line
 
 log = logging.getLogger("fasthook.dispatch")
@@ -67,7 +67,7 @@ class Lanes:
     or nothing. `bury`: makes a dead letter of a delivery that has `failure` set, and raises if it could not.
     `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
     worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
-    order within a chat.
+    order within a chat. `retried`: told of each failure after which the update is tried again.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Lanes:
         retries: int,
         ordered: bool = True,
         first_retry: float = _FIRST_RETRY,
+        retried: Callable[[], None] = lambda: None,
     ) -> None:
         self._reply = reply
         self._bury = bury
@@ -88,6 +89,7 @@ class Lanes:
         self._retries = retries
         self._ordered = ordered
         self._first_retry = first_retry
+        self._retried = retried
         self._lanes: dict[object, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._awake = 0  # how many will look at the ready lanes by themselves
@@ -115,6 +117,12 @@ class Lanes:
             lane.waiting = deque((delivery,))
         else:
             lane.waiting.append(delivery)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest update that is not settled was received, s since the epoch. Any thread may ask."""
+        lanes = list(self._lanes.values())  # one step for the interpreter
+        return min((lane.first.update.received_at for lane in lanes), default=None)
 
     def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
         """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
@@ -221,14 +229,17 @@ class Lanes:
         update = delivery.update
         delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
         if update.attempt <= self._retries and not _is_final(delivery.failure):
+            self._retried()
             if self._hand_back(delivery):
                 log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
+                            update.update_id, update.kind, update.attempt, _line(delivery.failure),
+                            extra=fields(update))  # fmt: skip
                 self._next(lane)
                 return
             log.warning(
                 "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
                 update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
+                extra=fields(update),
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
@@ -247,8 +258,9 @@ class Lanes:
         if error is not None:
             update = delivery.update
             log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error)
-            )
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error),
+                extra=fields(update),
+            )  # fmt: skip
         return error is None
 
     def _again(self, lane: Lane) -> None:

@@ -26,12 +26,15 @@ class ListenError(Exception):
 class Listeners:
     """Sockets that listen; `path` is the file of a Unix socket, which the end removes if it is still the same.
 
-    `handed`: they are a service manager's, which keeps them open.
+    `handed`: they are a service manager's, which keeps them open. `trouble`: why there are none.
     """
 
-    def __init__(self, sockets: list[socket.socket], path: Path | None = None, *, handed: bool = False) -> None:
+    def __init__(
+        self, sockets: list[socket.socket], path: Path | None = None, *, handed: bool = False, trouble: str = ""
+    ) -> None:
         self.sockets = sockets
         self.handed = handed
+        self.trouble = trouble
         self._path = path
         self._file = _identity(path) if path else None
         for one in sockets:
@@ -75,6 +78,26 @@ def listen(settings: Settings) -> Listeners:
     except (OSError, UnicodeError) as error:  # the second: a host name that is none
         where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
         raise ListenError(f"cannot listen on {where}: {_why(error, settings)}") from None
+
+
+def listen_ops(where: str) -> Listeners:
+    """Listen at HOST:PORT or unix:PATH. ListenError: one line."""
+    try:
+        if where.startswith("unix:"):
+            return Listeners([_bind_unix(where[5:])], Path(where[5:]))
+        host, _, port = where.rpartition(":")
+        return Listeners(_bind_host(host.strip("[]"), int(port)))
+    except (OSError, UnicodeError) as error:
+        words = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # create_server adds to it
+        raise ListenError(f"cannot listen on {where}: {words}") from None
+
+
+def name_of(scheme: str, listener: socket.socket) -> str:
+    """The address of a socket, as a person writes it."""
+    name = listener.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    return f"{scheme}://[{name[0]}]:{name[1]}" if ":" in name[0] else f"{scheme}://{name[0]}:{name[1]}"
 
 
 def _why(error: Exception, settings: Settings) -> str:

@@ -16,12 +16,14 @@ from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, adapt
 from fasthook.lanes import GaveUp, Lanes, Reported
-from fasthook.queues import Delivery, QueueError, open_queue
+from fasthook.ops.beat import Beat
+from fasthook.ops.blocks import Blocks, Counts, Layout
+from fasthook.queues import Delivery, Queue, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
-from fasthook.update import Update
+from fasthook.update import Update, fields
 from fasthook.wording import with_article
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ log = logging.getLogger("fasthook")
 
 _AUTH_BUCKETS = 4096  # addresses with a wrong secret that are told apart
 _CHAT_BUCKETS = 65536
-_EDGE_COUNTERS = 5  # what `_protocol.EDGE_COUNTERS` names, behind the gate's
 _THREADS = 32  # plain functions at once, if --concurrency allows as many
 # Seconds after which nobody waits for the answer to a query any more: Telegram drops it (TQueue's expiry).
 _LIFE = {
@@ -92,18 +93,23 @@ class Receiver:
         state = self._own_state()
         opened = False
         try:
+            layout = Layout(paths=1)
+            self.blocks = state.blocks(layout) if state else Blocks(None, layout)
+            stats = self.blocks.add("door", os.getpid()).stats
+            self.counts = Counts(stats, layout)
             sizes = settings.dedup_size, settings.queue_size
-            self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes))
+            self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes), stats)
             self._dead = DeadLetters(
                 settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
             )
-            self._queue = open_queue(settings, owner=state is not None)
+            self._queue = open_queue(settings, owner=state is not None, committed=self.counts.committed)
             await self._start_handler()
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
             self._dispatcher = await self._make_dispatcher()
             opened = True
-            waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
+            deliver = self._deliver if self._queue.durable else self._dispatcher.submit
+            waited = await self._queue.open(deliver, self._redeliver, self._acks.answered)
             self._acks.recall(self._queue.replies())
         except BaseException:
             if opened:
@@ -122,6 +128,7 @@ class Receiver:
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
+        self._beat = Beat(self.counts)
         self.running = True
 
     def _own_state(self) -> StateDir | None:
@@ -173,10 +180,15 @@ class Receiver:
             "hand_back": self._acks.hand_back,
             "retries": settings.retries,
             "ordered": settings.order == "chat",
+            "retried": self.counts.retry,
         }
         if self._handler:
             return Dispatcher(
-                self._handler.call, concurrency=settings.concurrency, timeout=settings.handler_timeout, **policy
+                self._handler.call,
+                concurrency=settings.concurrency,
+                timeout=settings.handler_timeout,
+                handling=self.counts.handling,
+                **policy,
             )
         from fasthook.workers import Workers
 
@@ -210,9 +222,11 @@ class Receiver:
             log.error("a body that is not an update could not be kept, it is answered with 503: %s", error)
             waiter.answer(_BUSY)
         else:
+            self.counts.dead("invalid")
             log.warning(
-                "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw)
-            )
+                "a body of %d bytes is not an update: it is answered with 200 and kept as a dead letter", len(raw),
+                extra={"bot": bot_id, "verdict": "invalid"},
+            )  # fmt: skip
             waiter.answer(_INVALID)
 
     # ------------------------------------------------------------ between queue and dispatcher
@@ -233,6 +247,10 @@ class Receiver:
         self._dispatcher.submit(delivery)
         return True
 
+    def _deliver(self, delivery: Delivery) -> None:
+        delivery.since = time()  # the queue says now that it is safe
+        self._dispatcher.submit(delivery)
+
     def _settled(self, delivery: Delivery) -> None:
         if (reply := self._acks.returned(delivery.update)) is not None:
             delivery.reply = reply
@@ -252,11 +270,12 @@ class Receiver:
                 error=error,
             )
         )
+        self.counts.dead(reason)
         there = f"\n{error.trace.rstrip()}" if isinstance(error, Reported) else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
             update.update_id, update.kind, update.attempt, reason, there,
-            exc_info=None if there or reason == "expired" else error,
+            exc_info=None if there or reason == "expired" else error, extra=fields(update),
         )  # fmt: skip
 
     def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
@@ -264,21 +283,23 @@ class Receiver:
         if not isinstance(result, dict) or not isinstance(result.get("method"), str):
             log.error(
                 "update %d: the handler returned %s, not None or a Bot API method (update.reply(...))",
-                update.update_id, type(result).__name__,
+                update.update_id, type(result).__name__, extra=fields(update),
             )  # fmt: skip
             return None
         try:
             if self._acks.reply(update, result):
                 return None
         except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
+                      extra=fields(update))  # fmt: skip
             return None
         return self._send(update, result)
 
     async def _send(self, update: Update, result: dict[str, Any]) -> None:
         """Send a method through the Bot API. GaveUp: Telegram could not be reached."""
         if self.settings.token is None:
-            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
+            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"],
+                      extra=fields(update))  # fmt: skip
             return
         from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
 
@@ -289,11 +310,12 @@ class Receiver:
         try:
             await self._api.call(method, **params)
         except BotAPIError as error:
-            log.error("update %d: Telegram refused %s", update.update_id, error)
+            log.error("update %d: Telegram refused %s", update.update_id, error, extra=fields(update))
         except BotAPIUnreachable as error:
             raise GaveUp(str(error), "reply failed") from None
         except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
+                      extra=fields(update))  # fmt: skip
 
     # ------------------------------------------------------------ the end
 
@@ -323,6 +345,7 @@ class Receiver:
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._beat.stop()
         try:
             kept = await self._queue.close(left, self._acks.replies())
             if kept:
@@ -343,16 +366,26 @@ class Receiver:
                 self.edge = None
 
     @property
+    def oldest(self) -> float | None:
+        """When the oldest update that is not settled was received, s since the epoch. Any thread may ask."""
+        return self._dispatcher.oldest
+
+    @property
+    def queue(self) -> Queue:
+        """Where accepted updates wait; there is one once `start` has begun."""
+        return self._queue
+
+    @property
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
 
 
-def _gate(settings: Settings, ring: DedupRing) -> Gate:
+def _gate(settings: Settings, ring: DedupRing, stats: Stats) -> Gate:
     auth, chat = settings.auth_rate, settings.chat_rate
     gate = Gate(
         ring,
-        Stats(Gate.counters(1) + _EDGE_COUNTERS, 1),
+        stats,
         auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
         chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
         max_body=settings.max_body,

@@ -21,7 +21,9 @@ import uvicorn
 
 from fasthook.asgi import Hook
 from fasthook.handlers import WorkersError
-from fasthook.listeners import ListenError, Listeners, address, listen
+from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
+from fasthook.ops.app import OpsServer
+from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
@@ -31,6 +33,7 @@ from fasthook.wording import bots_frames
 log = logging.getLogger("fasthook")
 
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
+_OPS = "127.0.0.1:9090"
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
@@ -74,8 +77,12 @@ def run(hook: Hook) -> int:
 
         loop_factory = uvloop.new_event_loop
     notifier = Notifier(os.environ)
-    with _listen(hook.settings) as listeners, asyncio.Runner(loop_factory=loop_factory) as runner:
-        code = runner.run(_serve(hook, listeners, notifier))
+    with (
+        _listen(hook.settings) as listeners,
+        _listen_ops(hook.settings) as ops,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        code = runner.run(_serve(hook, listeners, ops, notifier))
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
             listeners.close()
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
@@ -92,10 +99,23 @@ def _listen(settings: Settings) -> Listeners:
         raise ServerError(str(error)) from None
 
 
-async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
+def _listen_ops(settings: Settings) -> Listeners:
+    """Where the ops server listens; nowhere if its address is taken and was not asked for."""
+    where = settings.ops or _OPS
+    try:
+        return Listeners([]) if where == "off" else listen_ops(where)
+    except ListenError as error:
+        if settings.ops:
+            raise ServerError(f"--ops: {error}") from None
+        return Listeners([], trouble=f"no ops server: {error}; set --ops to another address, or --no-ops")
+
+
+async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, notifier: Notifier) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
-    stop = _Stop(hook, server, notifier)
+    health = Health(receiver, lambda: len(server.server_state.connections))
+    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
+    stop = _Stop(hook, server, health, notifier)
     stop.watch()
     receiver.failed = stop.failed
     try:
@@ -113,8 +133,12 @@ async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
         return 1
     finally:
         stop.starting = None
-    announce(settings, listeners)
+    announce(settings, listeners, ops_listeners)
     notifier.ready()
+    if ops_listeners.trouble:
+        log.warning("%s", ops_listeners.trouble)
+    if ops:
+        ops.start()
     code = 0
     try:
         await server.serve(sockets=listeners.sockets)
@@ -125,6 +149,8 @@ async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
         except QueueError as error:
             log.error("%s", error)
             code = 1
+        if ops:
+            await asyncio.to_thread(ops.stop)
         notifier.close()
         await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
     if stop.failure:
@@ -135,9 +161,13 @@ async def _serve(hook: Hook, listeners: Listeners, notifier: Notifier) -> int:
 
 
 class _Stop:
-    """SIGINT and SIGTERM: the first drains, the second stops at once. SIGHUP: new workers, or a stop if none are."""
+    """SIGINT and SIGTERM: the first drains, after `drain_delay`; the second stops at once.
 
-    def __init__(self, hook: Hook, server: uvicorn.Server, notifier: Notifier) -> None:
+    SIGHUP: new workers, or a stop if none are.
+    """
+
+    def __init__(self, hook: Hook, server: uvicorn.Server, health: Health, notifier: Notifier) -> None:
+        self._health = health
         self.signals = 0
         self.failure: Exception | None = None  # why the server stops by itself
         self.starting: asyncio.Task[int] | None = None  # while it does
@@ -150,7 +180,7 @@ class _Stop:
     def left(self) -> float:
         """Seconds of the drain that are left."""
         drain = self._hook.settings.drain_timeout
-        return max(0.0, drain - (monotonic() - self._since)) if self.signals else drain
+        return max(0.0, drain - (monotonic() - self._since)) if self._since else drain
 
     def watch(self) -> None:
         # The interpreter calls these even while a handler blocks the loop; what they ask for is done in the loop.
@@ -178,6 +208,7 @@ class _Stop:
             workers.crew.reload(self._notifier.ready)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._health.stopping = True
         self._received += 1
         self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
         if self._received == 2:
@@ -192,12 +223,20 @@ class _Stop:
 
     def _stop(self, number: signal.Signals) -> None:
         self.signals += 1
+        settings = self._hook.settings
+        if self.signals == 1 and settings.drain_delay:
+            log.info("%s: not ready any more; stopping in %g s", number.name, settings.drain_delay)
+            self._loop.call_later(settings.drain_delay, self._drain)
+            return
         if self.signals == 1:
-            self._since = monotonic()
-            log.info("%s: stopping; running handlers have %g s", number.name, self._hook.settings.drain_timeout)
+            log.info("%s: stopping; running handlers have %g s", number.name, settings.drain_timeout)
         else:
             self._server.force_exit = True
             self._hook.receiver.hurry()
+        self._drain()
+
+    def _drain(self) -> None:
+        self._since = self._since or monotonic()
         self._hook.receiver.refuse_new()
         self._server.should_exit = True
         if self.starting:
@@ -241,7 +280,7 @@ def _config(hook: Hook) -> uvicorn.Config:
 # ---------------------------------------------------------------- what is told
 
 
-def announce(settings: Settings, listeners: Listeners) -> None:
+def announce(settings: Settings, listeners: Listeners, ops: Listeners) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
     sockets = listeners.sockets
     places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
@@ -257,6 +296,8 @@ def announce(settings: Settings, listeners: Listeners) -> None:
         f"  secret  {made}",
         f"  queue   {settings.queue}",
     ]
+    if ops.sockets:
+        lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
     if not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -187,6 +187,14 @@ def file_path(value: Any) -> Path:
     return Path(value)
 
 
+def ops_address(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"off|unix:.+|(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):\d{1,5}", value):
+        raise ValueError("must be HOST:PORT, unix:PATH or off")
+    if not value.startswith("unix:") and value != "off" and int(value.rpartition(":")[2]) > 65535:
+        raise ValueError("must have a port from 0 to 65535")
+    return value
+
+
 class Secretive(ValueError):
     """A wrong value that must not be repeated in the message."""
 
@@ -255,6 +263,9 @@ class Settings:
     body_timeout: float = option(30, seconds(0.1, 3600), "time for a whole body")
     keep_alive: float = option(75, seconds(0.1, 86_400), "how long an idle connection is kept; Telegram closes at 60 s")
     drain_timeout: float = option(30, seconds(0, 3600), "how long running handlers may go on at a stop")
+    drain_delay: float = option(
+        0, seconds(0, 3600), "how long to serve on after a signal to stop, with /readyz red already"
+    )
     allow_ip: Networks | None = option(
         None, networks, "refuse other addresses: CIDRs with commas between, telegram for Telegram's"
     )
@@ -264,6 +275,12 @@ class Settings:
     auth_rate: Rate | None = option("60/m", rate, "wrong secrets from one address before 429; off for no limit")
     chat_rate: Rate | None = option("off", rate, "updates from one chat before more are dropped; off for no limit")
     state_dir: Path = option(".fasthook", file_path, "where what must outlive the process is kept")
+    ops: str | None = option(
+        None,
+        ops_address,
+        "where /healthz, /readyz and /metrics are served: HOST:PORT, unix:PATH, or off",
+        "127.0.0.1:9090, if it is free",
+    )
     api_url: str = option(
         "https://api.telegram.org", text(r"https?://[^\s?#]+", "an http:// or https:// address"), "the Bot API server"
     )
@@ -278,6 +295,7 @@ class Settings:
     ssl_certfile: Path | None = option(None, file_path, "serve TLS with this certificate chain (PEM)")
     ssl_keyfile: Path | None = option(None, file_path, "its private key, if not in the same file")
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least level that is logged")
+    log_format: str = option("text", choice("text", "json"), "lines for people, or a JSON object a line")
     access_log: bool = option(False, switch, "log a line for each request")
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from fasthook._core import DedupRing
+from fasthook.ops.blocks import Blocks, Layout
 from fasthook.queues.store import set_aside
 
 if sys.platform == "win32":
@@ -96,6 +97,14 @@ class StateDir:
             raise StateError(f"{path}: cannot be used: {error.strerror}; set --state-dir") from None
         ring.release_all()
         return ring
+
+    def blocks(self, layout: Layout) -> Blocks:
+        """Where the processes count what they do, from nought."""
+        path = self.path / "stats"
+        try:
+            return Blocks(path, layout)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be used: {error.strerror}; set --state-dir") from None
 
     def _known(self, path: Path, capacity: int, limit: int) -> list[tuple[int, int]] | None:
         """The ids that are done, of a ring made for other sizes; None if there is none, or it can go on as it is."""

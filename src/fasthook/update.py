@@ -76,6 +76,11 @@ class Update(Admitted):
         return f"<Update {self.update_id} {self.kind} chat={self.chat_id} attempt={self.attempt}>"
 
 
+def fields(update: Admitted, **more: Any) -> dict[str, Any]:
+    """What a line of the log about an update carries beside its words."""
+    return {"update_id": update.update_id, "bot": update.bot_id, "kind": update.kind, **more}
+
+
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
         data: dict[str, Any] = orjson.loads(raw)

@@ -510,7 +510,9 @@ def test_a_path_is_closed() -> None:
 
 
 def test_how_many_counters() -> None:
-    assert [Gate.counters(paths) for paths in range(3)] == [(len(VERDICTS) + len(KINDS)) * rows for rows in (1, 2, 3)]
+    assert [Gate.counters(paths) for paths in range(3)] == [
+        (len(VERDICTS) + len(KINDS) + 1) * rows for rows in (1, 2, 3)
+    ]
 
 
 def test_a_row_for_each_path() -> None:

@@ -20,9 +20,12 @@ PATIENCE = 30.0  # seconds that a test waits for something before it fails
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a process gets: none of the settings and proxies of who runs the tests."""
+    """What a process gets: none of the settings and proxies of who runs the tests, no ops server unless it says so."""
     ours = re.compile(r"FASTHOOK_.*|BOT_TOKEN|.*_proxy", re.IGNORECASE)
-    return {name: value for name, value in os.environ.items() if not ours.fullmatch(name)} | more
+    return {name: value for name, value in os.environ.items() if not ours.fullmatch(name)} | {
+        "FASTHOOK_OPS": "off",
+        **more,
+    }
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,10 @@ WRONG = {
     "worker_timeout": "0",
     "max_requests": "0",
     "reload": "maybe",
+    "ops": "9090",
+    "drain_delay": "2h",
     "log_level": "loud",
+    "log_format": "xml",
     "access_log": "maybe",
 } | dict.fromkeys(PATHS, "")
 

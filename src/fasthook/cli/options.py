@@ -22,6 +22,7 @@ def settings_options(function: _F) -> _F:
         metavar="FILE",
         help="Read settings from FILE.  [default: fasthook.toml, if there is one; env: FASTHOOK_CONFIG]",
     )(function)
+    function = click.option("--no-ops", is_flag=True, help="The same as --ops off.")(function)
     for declared in reversed(options()):
         function = _option(declared)(function)
     return function
@@ -40,6 +41,8 @@ def _option(declared: Field[Any]) -> Callable[[_F], _F]:
 
 def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
     """The settings of a command line; a wrong one ends the program with exit code 2 and one line."""
+    if given.pop("no_ops", False):
+        given["ops"] = "off"
     for line in unknown_variables(os.environ):
         click.echo(f"fasthook: {line}; it is ignored", err=True)
     try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from typing import Any
 
 import click
 
 from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.logs import set_up
 
 
 @click.command("run")
@@ -20,10 +20,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     Each option is also an environment variable and a key of fasthook.toml; the command line goes first, the file last.
     """
     settings = settings_from(config, given)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel("WARNING")
+    redact = set_up(settings)
 
     from fasthook.asgi import Hook
     from fasthook.handlers import TargetError, WorkersError, load
@@ -41,11 +38,11 @@ def command(target: str, config: str | None, **given: Any) -> None:
         code = run(hook)
     except TargetError as error:
         if error.__cause__ is not None:
-            traceback.print_exception(bots_frames(error.__cause__))
-        fail(f"{target}: {error}", code=error.code)
+            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
+        fail(redact(f"{target}: {error}"), code=error.code)
     except WorkersError as error:
-        click.echo(error.trace, err=True, nl=False)
-        fail(str(error), code=error.code)
+        click.echo(redact(error.trace), err=True, nl=False)
+        fail(redact(str(error)), code=error.code)
     except (ServerError, StateError, QueueError) as error:
-        fail(str(error), code=1)
+        fail(redact(str(error)), code=1)
     raise SystemExit(code)

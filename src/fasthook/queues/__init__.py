@@ -21,6 +21,7 @@ class Delivery:
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
+    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received
     before: bool = False  # from before this start, so that it may have outlived its use
     again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
@@ -83,6 +84,11 @@ class Queue(Protocol):
         """Size on disk, 0 if there is nothing."""
         ...
 
+    @property
+    def used(self) -> int:
+        """How much of it was in use at the last commit. Any thread may ask."""
+        ...
+
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         """Give what waits from before to `redeliver`, in order, and what is put from now on to `deliver`.
 
@@ -135,10 +141,12 @@ class Queue(Protocol):
         ...
 
 
-def open_queue(settings: Settings, *, owner: bool = True) -> Queue:
+def open_queue(
+    settings: Settings, *, owner: bool = True, committed: Callable[[float], None] = lambda seconds: None
+) -> Queue:
     """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. `owner`: the state directory is ours.
 
-    ValueError: no such kind of queue.
+    `committed`: told how many seconds each commit took. ValueError: no such kind of queue.
     """
     kind, _, place = settings.queue.partition(":")
     if kind == "memory":
@@ -153,6 +161,7 @@ def open_queue(settings: Settings, *, owner: bool = True) -> Queue:
             window=settings.queue_size,
             remember=settings.dedup_size,
             limit=settings.journal_max,
+            committed=committed,
             share=_SHARE if settings.order == "chat" else settings.queue_size,
             keep=settings.keep_handled,
         )

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ class JournalQueue:
 
     `window`: how many updates are in memory at most; the others wait on disk. `share`: how many of one chat, None for
     as many. `remember`: how many ids of handled updates stay known. `limit`: bytes that the file may grow to. `keep`:
-    seconds that handled updates are kept, None for not at all.
+    seconds that handled updates are kept, None for not at all. `committed`: told how many seconds each commit took.
     """
 
     durable = True
@@ -98,8 +98,11 @@ class JournalQueue:
         limit: int,
         share: int | None = None,
         keep: float | None = None,
+        committed: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.depth = 0
+        self.used = 0
+        self._committed = committed
         self.trouble: str | None = None
         self._directory = directory
         self._remember = remember
@@ -242,10 +245,17 @@ class JournalQueue:
             return
         size = sum(len(update.raw) + _ROW for update in batch.new)
         commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
-        commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+        commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
-    def _finish(self, txn: Any, size: int) -> None:
-        """Commit, in the writer's thread."""
+    def _timed(self, batch: _Batch, ended: asyncio.Future[float]) -> None:
+        error = ended.exception()
+        if error is None:
+            self._committed(ended.result())
+        self._ended(batch, error)
+
+    def _finish(self, txn: Any, size: int) -> float:
+        """Commit, in the writer's thread; the seconds that it took."""
+        began = time.monotonic()
         self._journal.make_room(size)
         try:
             txn.commit()
@@ -255,6 +265,7 @@ class JournalQueue:
             if _may_be_sync(error) and self._journal.no_room is not None:
                 raise self._journal.no_room from None
             raise
+        return time.monotonic() - began
 
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
@@ -304,6 +315,7 @@ class JournalQueue:
                 batch.kept.append((number, update))
             else:
                 batch.known.append(update)
+        self.used = journal.pages(txn)[0]
         if self.trouble:
             batch.roomy = self._has_room(txn, batch, self._limit // 16)
 

@@ -42,6 +42,7 @@ class MemoryQueue:
     durable = False
     oldest = None  # the dispatcher has them all
     bytes = 0
+    used = 0
 
     def __init__(self, spill: Path, *, owner: bool = True) -> None:
         self.depth = 0

@@ -1,0 +1,199 @@
+"""/healthz and /readyz: they answer when nothing else does, and readiness falls before anything else."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import PATIENCE, SECRET, Response, Server, answer, fasthook
+from fasthook.testing import samples
+from ops.conftest import Serve
+from ops.scrape import Ops
+
+BLOCKING = """
+import threading, time
+
+def end():
+    return not __import__("pathlib").Path("go").exists()
+
+async def sleeping(update):
+    while end():
+        time.sleep(0.5)
+
+async def spinning(update):
+    while end():
+        for _ in range(1_000_000):
+            pass
+"""
+
+
+def test_alive_and_ready(serve: Serve) -> None:
+    _, ops = serve()
+    assert (ops.ask("/healthz").status, ops.ask("/healthz").body) == (200, b"alive\n")
+    assert ops.ready() == (200, [])
+    assert ops.ask("/").status == 404
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_methods(serve: Serve, path: str) -> None:
+    _, ops = serve()
+    head = ops.ask(path, "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        refused = ops.ask(path, method)
+        assert refused.status == 405
+        assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("how", ["sleeping", "spinning"])
+def test_it_answers_while_a_handler_blocks_the_loop(serve: Serve, bot: Bot, how: str) -> None:
+    (bot.directory / "blocking.py").write_text(BLOCKING)
+    server, ops = serve(target=f"blocking:{how}")
+    assert server.post(samples.update(1)).status == 200
+    page = ops.until(lambda page: page.by("fasthook_event_loop_blocked_seconds", "process").get("door", 0) > 0)
+    assert ops.ask("/healthz").status == 200
+    assert page["fasthook_in_flight"] == 1
+    end = time.monotonic() + PATIENCE
+    while ops.ready() != (503, ["loop_blocked"]):
+        assert time.monotonic() < end
+    (bot.directory / "go").touch()
+    page = ops.until(lambda page: page["fasthook_in_flight"] == 0)
+    end = time.monotonic() + PATIENCE
+    while ops.ready() != (200, []):
+        assert time.monotonic() < end
+
+
+def test_a_full_queue_is_not_ready_and_heals(serve: Serve, bot: Bot) -> None:
+    (bot.directory / "held.py").write_text(
+        "import asyncio, pathlib\nasync def handler(update):\n"
+        "    while not pathlib.Path('go').exists():\n        await asyncio.sleep(0.01)\n"
+    )
+    server, ops = serve("--queue", "memory:", "--queue-size", "10", target="held:handler")
+    for update_id in range(8):
+        assert server.post(samples.update(update_id)).status == 200
+    assert ops.ready() == (200, [])
+    server.post(samples.update(8))
+    assert ops.ready() == (503, ["queue_high"])
+    (bot.directory / "go").touch()
+    ops.until(lambda page: page["fasthook_queue_depth"] == 0)
+    assert ops.ready() == (200, [])
+
+
+def test_readiness_falls_before_the_drain(serve: Serve, bot: Bot) -> None:
+    """With --drain-delay the hook still takes updates while a load balancer looks away."""
+    server, ops = serve("--drain-delay", "2s")
+    server.signal(signal.SIGTERM)
+    server.until("SIGTERM: not ready any more; stopping in 2 s")
+    assert ops.ready() == (503, ["stopping"])
+    assert server.post(samples.update(1)).status == 200
+    assert ops.ask("/healthz").status == 200
+    assert server.wait() == 0
+    assert [one.update_id for one in bot.handled] == [1]
+
+
+def test_a_second_signal_ends_the_delay(serve: Serve) -> None:
+    server, _ = serve("--drain-delay", "1h")
+    server.signal(signal.SIGTERM)
+    server.until("SIGTERM: not ready any more")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 130
+
+
+def test_not_ready_while_it_drains(serve: Serve, bot: Bot) -> None:
+    server, ops = serve("--drain-timeout", "1h", env={"HELD": "1"})
+    server.post(samples.update(1, chat_id=1))
+    ops.until(lambda page: page["fasthook_in_flight"] == 1)
+    server.signal(signal.SIGTERM)
+    server.until("SIGTERM: stopping")
+    assert ops.ready() == (503, ["stopping"])
+    assert ops.metrics().by("fasthook_unready", "reason") == {"stopping": 1}
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 130
+
+
+def test_a_signal_is_seen_while_a_handler_blocks(serve: Serve, bot: Bot) -> None:
+    (bot.directory / "blocking.py").write_text(BLOCKING)
+    server, ops = serve(target="blocking:sleeping")
+    server.post(samples.update(1))
+    ops.until(lambda page: page["fasthook_in_flight"] == 1)
+    server.signal(signal.SIGTERM)
+    end = time.monotonic() + PATIENCE
+    while "stopping" not in ops.ready()[1]:
+        assert time.monotonic() < end
+    (bot.directory / "go").touch()
+    assert server.wait() == 0
+
+
+def test_an_address_in_use(bot: Bot) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--ops", where)
+    assert ended.line == f"fasthook: --ops: cannot listen on {where}: Address already in use"
+    assert (ended.code, len(ended.lines)) == (1, 1)
+
+
+def test_the_default_address_in_use_is_told_and_done_without(start: Callable[..., Server]) -> None:
+    taken = socket.socket()
+    try:
+        taken.bind(("127.0.0.1", 9090))
+        taken.listen()
+    except OSError:
+        pass  # by somebody else: all the better
+    with taken:
+        server = start("--secret", SECRET, env={"FASTHOOK_OPS": ""})
+        server.until(r"WARNING +fasthook: no ops server: cannot listen on 127.0.0.1:9090: Address already in use; set")
+        assert server.post(samples.update(1)).status == 200
+        assert not server.find("^  ops")
+
+
+def test_no_ops(start: Callable[..., Server]) -> None:
+    server = start("--secret", SECRET, "--no-ops", env={"FASTHOOK_OPS": "127.0.0.1:0"})
+    assert server.post(samples.update(1)).status == 200
+    assert server.stop() == 0
+    assert not server.find("ops")
+
+
+def test_a_unix_socket(start: Callable[..., Server], bot: Bot) -> None:
+    server = start("--secret", SECRET, "--ops", "unix:ops.sock")
+    server.until("^  ops     unix:ops.sock$")
+    assert stat.S_ISSOCK((bot.directory / "ops.sock").stat().st_mode)
+    assert ask_unix(bot.directory / "ops.sock", "/readyz").status == 200
+    assert server.stop() == 0
+
+
+def ask_unix(path: Path, target: str) -> Response:
+    import http.client
+
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(path))
+    try:
+        connection.request("GET", target)
+        return answer(connection)
+    finally:
+        connection.close()
+
+
+def test_many_scrapes_at_once(serve: Serve) -> None:
+    server, ops = serve()
+    server.post(samples.update(1))
+    statuses: list[int] = []
+
+    def scrape() -> None:
+        for _ in range(5):
+            statuses.append(Ops(*ops.address).ask("/metrics").status)
+
+    threads = [threading.Thread(target=scrape) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 40
