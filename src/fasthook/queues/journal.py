@@ -205,7 +205,7 @@ class JournalQueue:
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
-            if self._failing:
+            if self._failing or self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
         return len(purged)
 
@@ -348,7 +348,7 @@ class JournalQueue:
         if ends is not None:
             ends.set_result(None)
         self._failing = False
-        if batch.refused:
+        if batch.refused and not self._damaged:
             self._in_trouble(self._too_full)
         elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
@@ -357,6 +357,9 @@ class JournalQueue:
         self._window.gone.difference_update([done[0] for done in batch.done])
         self._number += len(batch.again) + len(batch.kept)
         self.depth += len(batch.again) + len(batch.kept)
+        if self._damaged:
+            batch.refused += self._new  # damage was seen while this commit was under way: there is no other
+            self._new.clear()
         if self._new or self._requeue:
             self._commit_soon(0.0)
         elif self._done:
