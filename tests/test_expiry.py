@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_a_query_that_waited_too_long_is_a_dead_letter(tmp_path: Path, queue: st
     assert {letter.reason for letter in letters} == {"expired"}
     by_raw = {letter.raw: letter for letter in letters}
     letter = by_raw[samples.update(1, "callback_query")]
-    assert "it came 160 s ago, and a callback_query is of use for 150 s" in letter.traceback
+    assert re.search(r"it came 1\d\d s ago, and a callback_query is of use for 150 s", letter.traceback)
     assert letter.died_at - letter.received_at >= 160
 
 

@@ -136,6 +136,7 @@ class JournalQueue:
         self._opened = True
         self.depth, self._remembered, self._number = self._journal.counts()
         self._begun = self._number
+        self._keeps = self._keep is not None or bool(self.handled_snapshot(0, 1))
         self._replies = self._journal.known_replies()
         self._reply_bytes = sum(len(reply) for _, reply in self._replies)
         if self._remember * _KNOWN > self._limit // 2:
@@ -172,7 +173,7 @@ class JournalQueue:
             self._window.left(update.lane)
         except DAMAGE as error:
             self._is_damaged(error)
-        if self._window.wants and self._scanning is None:
+        if self._window.behind and self._scanning is None and self._window.wants:
             self._scan_on()
         self._commit_soon(_PAUSE)
 
@@ -213,7 +214,7 @@ class JournalQueue:
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
-            if self._failing:
+            if self._failing or self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
         return len(purged)
 
@@ -322,20 +323,27 @@ class JournalQueue:
     def _write_done(self, txn: Any, batch: _Batch) -> None:
         """Take out what was handled, and forget what is too old."""
         journal = self._journal
+        waiting, done, pack = journal.waiting, journal.done, NUMBER.pack
         batch.remembered, batch.replies = self._remembered, self._reply_bytes
         for number, name, forget, handled_at, reply in batch.done:
             if forget:
                 txn.delete(NUMBER.pack(number), db=journal.waiting)
                 txn.delete(name, db=journal.ids)
                 continue
-            journal.take_out(txn, number, name, handled_at, reply)
             batch.remembered += 1
+            if handled_at is None and reply is None:
+                key = pack(number)
+                txn.delete(key, db=waiting)
+                txn.put(key, name, db=done)
+                continue
+            journal.take_out(txn, number, name, handled_at, reply)
             batch.replies += len(reply) if reply else 0
         if batch.remembered > self._remember:
             batch.remembered -= journal.forget(txn, batch.remembered - self._remember)
         if batch.replies > REPLY_BYTES:
             batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
-        journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
+        if self._keeps:
+            journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
 
     def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
         """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
@@ -360,7 +368,7 @@ class JournalQueue:
         if ends is not None:
             ends.set_result(None)
         self._failing = False
-        if batch.refused:
+        if batch.refused and not self._damaged:
             self._in_trouble(self._too_full)
         elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
@@ -369,6 +377,9 @@ class JournalQueue:
         self._window.gone.difference_update([done[0] for done in batch.done])
         self._number += len(batch.again) + len(batch.kept)
         self.depth += len(batch.again) + len(batch.kept)
+        if self._damaged:
+            batch.refused += self._new  # damage was seen while this commit was under way: there is no other
+            self._new.clear()
         if self._new or self._requeue:
             self._commit_soon(0.0)
         elif self._done:

@@ -89,20 +89,17 @@ class Window:
     def _place(self, number: int, update: Update, record: bytes | None) -> None:
         lane = update.lane
         count = self._lanes.get(lane, 0)
-        if count >= self._share or (self._held and lane in self._held):
-            held = self._held.get(lane)
-            if held is None:
-                self._held[lane] = held = deque()
-            held.append(number)
-            self._numbers += 1
+        if count < self._share and not (self._held and lane in self._held):
+            self._lanes[lane] = count + 1
+            self.inside += 1
+            self.gone.add(number)
+            self._give(number, update, record)
             return
-        self._lanes[lane] = count + 1
-        self._enter(number, update, record)
-
-    def _enter(self, number: int, update: Update, record: bytes | None) -> None:
-        self.inside += 1
-        self.gone.add(number)
-        self._give(number, update, record)
+        held = self._held.get(lane)
+        if held is None:
+            self._held[lane] = held = deque()
+        held.append(number)
+        self._numbers += 1
 
     def _take_held(self, lane: Lane, count: int) -> None:
         held = self._held[lane]
@@ -114,6 +111,8 @@ class Window:
             if found is not None:
                 count += 1
                 self._lanes[lane] = count
-                self._enter(number, found[1], found[0])
+                self.inside += 1
+                self.gone.add(number)
+                self._give(number, found[1], found[0])
         if not held:
             del self._held[lane]
