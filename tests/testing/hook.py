@@ -83,12 +83,12 @@ class Hook:
             writer.close()
 
     async def stop(self) -> None:
+        for _ in range(5):  # a connection that was accepted just now takes some turns of the loop to be known
+            await asyncio.sleep(0)
         self._server.close()
         if self.held is not None:
             self.held.set()
         await self._server.wait_closed()
-        for _ in range(5):  # a connection that was accepted just now takes some turns of the loop to be known
-            await asyncio.sleep(0)
         self.close_connections()
         await self.until(lambda hook: hook.closed == hook.connected)
 

@@ -116,6 +116,16 @@ REFUSED = [
     ("editMessageText", {"chat_id": 7, "message_id": 99, "text": "hi"}, "message to edit not found"),
     ("deleteMessage", {"chat_id": 7, "message_id": 99}, "message to delete not found"),
     ("getFile", {"file_id": "none"}, "invalid file_id"),
+    ("sendMediaGroup", {"chat_id": 7, "media": []}, "there are no messages to send"),
+    ("sendMediaGroup", {"chat_id": 7, "media": [{"media": "x"}]}, "can't parse InputMedia"),
+    *(
+        (
+            "sendMessage",
+            {"chat_id": 7, "text": "hi", "reply_markup": markup},
+            "can't parse reply keyboard markup JSON object",
+        )
+        for markup in ("nonsense", {"inline_keyboard": {}}, {"keyboard": [["a", 1]]}, {"inline_keyboard": [[{}]]})
+    ),
     (
         "answerCallbackQuery",
         {"callback_query_id": "1"},

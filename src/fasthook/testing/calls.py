@@ -73,7 +73,7 @@ class Call:
     @property
     def buttons(self) -> list[str]:
         """The words on the buttons it shows, row by row."""
-        return [button["text"] for button in buttons_of(self.params.get("reply_markup"))]
+        return [button["text"] for button in buttons_of(self.params.get("reply_markup")) if "text" in button]
 
     def __str__(self) -> str:
         named = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
@@ -88,8 +88,9 @@ def buttons_of(reply_markup: Any) -> list[dict[str, Any]]:
     if not isinstance(markup, dict):
         return []
     rows = markup.get("inline_keyboard") or markup.get("keyboard") or []
-    found = [button for row in rows for button in row]
-    return [{"text": button} if isinstance(button, str) else button for button in found]
+    found = [button for row in rows if isinstance(row, list) for button in row]
+    named = [{"text": button} if isinstance(button, str) else button for button in found]
+    return [button for button in named if isinstance(button, dict)]
 
 
 # ---------------------------------------------------------------- answers on demand

@@ -104,7 +104,7 @@ class Crowd:
             rows = message.get("reply_markup", {}).get("inline_keyboard", [])
             buttons = [button for row in rows for button in row if "callback_data" in button]
             if buttons:
-                await chat.press(self._random.choice(buttons)["text"])
+                await chat.press(self._random.choice(buttons)["callback_data"])
                 return
         await chat.send(self._random.choice(_WORDS))
 

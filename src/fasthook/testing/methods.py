@@ -165,15 +165,28 @@ def _file(bot: Bot, what: str, given: Parameters) -> Any:
 
 
 def _markup(given: Parameters) -> Event:
-    markup = structure(given.values.get("reply_markup"))
-    shown = isinstance(markup, dict) and ("inline_keyboard" in markup or "keyboard" in markup)
-    return {"reply_markup": markup} if shown else {}
+    value = given.values.get("reply_markup")
+    markup = structure(value)
+    if value and not isinstance(markup, dict):
+        raise Refused(400, "Bad Request: can't parse reply keyboard markup JSON object")
+    rows = markup.get("inline_keyboard", markup.get("keyboard")) if isinstance(markup, dict) else None
+    if rows is None:
+        return {}
+    if not isinstance(rows, list) or not all(isinstance(row, list) and all(map(_is_button, row)) for row in rows):
+        raise Refused(400, "Bad Request: can't parse reply keyboard markup JSON object")
+    return {"reply_markup": markup}
+
+
+def _is_button(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("text"), str))
 
 
 def _album(bot: Bot, given: Parameters) -> list[Event]:
     media = structure(given.values.get("media"))
     if not isinstance(media, list) or not media:
         raise Refused(400, "Bad Request: there are no messages to send")
+    if not all(isinstance(item, dict) and item.get("type") in ("photo", *_FILES) for item in media):
+        raise Refused(400, "Bad Request: can't parse InputMedia")
     sent = []
     for item in media:
         values = {**given.values, item["type"]: item.get("media"), "caption": item.get("caption")}
