@@ -4,7 +4,11 @@ BIN := .venv/bin
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint format sanitize bench bench-peers fuzz soak slow clean
+.PHONY: help demo test build lint format sanitize coverage bench bench-quick bench-peers guard dashboard wheel fresh fuzz soak slow clean
+
+# what `make guard` compares with, and how long `make fuzz` looks, for each target
+BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse HEAD^)
+FUZZ_SECONDS ?= 30
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,20 +25,23 @@ build: .venv/built ## make the environment and build the compiled modules in pla
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fasthook needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "no venv module: on Debian, apt install python3-venv python3-dev gcc"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools>=77' 'cython>=3.2,<4'
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint,bench]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint,bench,wheel]'
 	@touch $@
 
 .venv/built: .venv/ready $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-lint: build ## ruff, mypy, stubtest, cython-lint, codespell
+lint: build ## ruff, mypy, stubtest, cython-lint, codespell, zizmor, check-jsonschema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
 	$(BIN)/cython-lint --no-pycodestyle src
-	$(BIN)/codespell src tests bench docs examples README.md CHANGELOG.md
+	$(BIN)/codespell src tests bench docs examples release .github README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/zizmor --offline --no-progress --quiet .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 format: build ## let ruff write the code as it should look
 	$(BIN)/ruff check --fix .
@@ -43,19 +50,46 @@ format: build ## let ruff write the code as it should look
 sanitize: build ## the core's tests with the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 
+coverage: build ## coverage of Python and Cython lines, of subprocesses too; fails below 95 %
+	PYTHON=$(BIN)/python bash release/coverage.sh
+
 bench: build ## micro-benchmarks, each beside the plain-Python way
 	$(BIN)/python -m pytest bench/micro
+
+bench-quick: build ## the figures of this tree: micro-benchmarks held to their floors, instruction counts, CPU beside limit.c
+	mkdir -p bench/out
+	$(BIN)/python -m pytest bench/micro -q --floors bench/floors.json --benchmark-json bench/out/micro.json
+	@if command -v valgrind >/dev/null; then $(BIN)/python -m bench.instructions --json bench/out/instructions.json; \
+	else echo "valgrind is not installed: instructions were not counted"; fi
+	@if command -v wrk >/dev/null; then $(BIN)/python -m bench.peers --all --quick --only 'fasthook memory,minimal,Hook' --json bench/out/peers.json; \
+	else echo "wrk is not installed: nothing was measured beside limit.c"; fi
+
+guard: build ## is this tree slower than BASE (a git revision)? instructions, ratios to plain Python, rounds in turn
+	$(BIN)/python -m bench.instructions --base $(BASE)
+	$(BIN)/python -m pytest bench/micro -q --floors bench/floors.json
+	$(BIN)/python -m bench.paired --base $(BASE)
+
+dashboard: build ## bench/out/dashboard.html: the page of all figures, of what bench-quick measured
+	@test -f bench/out/micro.json || $(MAKE) bench-quick
+	$(BIN)/python -m bench.history
+	$(BIN)/python -m bench.dashboard
+
+wheel: build ## the sdist, and from it a repaired and tested wheel for each CPython here, in dist/
+	$(BIN)/python -m release.wheels
+
+fresh: ## make test and make demo in a fresh clone of HEAD, with an empty home and only /usr/bin
+	bash release/fresh.sh
 
 bench-peers: build ## CPU per request beside a server in C and other receivers (needs wrk)
 	$(BIN)/python -m bench.peers --install
 	$(BIN)/python -m bench.peers --all
 
-fuzz: build ## fuzz the edge and the scan, each for half a minute
+fuzz: build ## fuzz the edge and the scan, each for FUZZ_SECONDS (30)
 	$(BIN)/python -m pip install --quiet atheris
 	mkdir -p build/fuzz/edge build/fuzz/scan
 	$(BIN)/python fuzz/corpus.py build/fuzz
-	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=30 -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
-	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=30 -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
+	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
+	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
 
 soak: build ## two million requests; fails if memory grows
 	$(BIN)/python -m bench.soak --requests 2000000

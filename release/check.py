@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MAX_SIZE = 3 * 2**19  # 1.5 MiB
-MODULES = ("_scan", "_core", "_protocol")
+ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = (".so", ".pyd")
 SOURCES = (".c", ".h", ".pyx", ".pxd", ".html")
 PYTHONS = range(11, 16)
@@ -45,11 +45,12 @@ def of_members(wheel: zipfile.ZipFile) -> Iterator[str]:
             yield f"{name} is a source"
         if "__pycache__" in name.parts:
             yield f"{name} was left behind by a run"
+    modules = [path.stem for path in sorted(ROOT.glob("src/fasthook/_*.pyx"))]
     libraries = {name.name.partition(".")[0] for name in names if name.suffix in LIBRARIES}
-    yield from (f"{module} is not compiled in it" for module in MODULES if module not in libraries)
+    yield from (f"{module} is not compiled in it" for module in modules if module not in libraries)
     yield from (
         f"fasthook/{name} is missing"
-        for name in ("py.typed", *(f"{module}.pyi" for module in MODULES))
+        for name in ("py.typed", *(f"{module}.pyi" for module in modules))
         if PurePosixPath("fasthook", name) not in names
     )
 

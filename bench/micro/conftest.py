@@ -5,9 +5,11 @@ The figures are those of the quickest round: what other programs take from the m
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -31,14 +33,16 @@ class Row:
 
 
 ROWS = pytest.StashKey[list[Row]]()
+FLOORS = pytest.StashKey[dict[str, float]]()
 
 
 class Beside:
     """Measures a way of doing something beside another one."""
 
-    def __init__(self, benchmark: BenchmarkFixture, rows: list[Row]) -> None:
+    def __init__(self, benchmark: BenchmarkFixture, config: pytest.Config) -> None:
         self._benchmark = benchmark
-        self._rows = rows
+        self._rows = config.stash[ROWS]
+        self._floors = config.stash.get(FLOORS, None)
 
     def __call__(
         self,
@@ -72,16 +76,37 @@ class Beside:
         row = Row(name, ns, than, plain_ns, plain_ns / ns, goal, items)
         self._benchmark.extra_info.update(asdict(row))
         self._rows.append(row)
+        if self._floors is not None:
+            self._hold(row)
+
+    def _hold(self, row: Row) -> None:
+        name = f"{row.name} / {row.plain}"
+        floor = self._floors.get(name) if self._floors is not None else None
+        if floor is None:
+            pytest.fail(f"no floor for {name!r}: put one into bench/floors.json", pytrace=False)
+        if row.ratio < floor:
+            pytest.fail(f"{name}: {row.ratio:.2f} times as quick as plain Python, {floor:g} is the floor", pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--floors", type=Path, metavar="FILE", help="fail below the ratios in this JSON file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+    path = config.getoption("--floors")
+    if path is None:
+        return
+    try:
+        config.stash[FLOORS] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--floors {path}: {error}") from None
 
 
 @pytest.fixture
 def beside(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Beside:
     """Measure beside the plain-Python way; see `Beside`."""
-    return Beside(benchmark, pytestconfig.stash[ROWS])
+    return Beside(benchmark, pytestconfig)
 
 
 @pytest.hookimpl(trylast=True)  # behind the table of pytest-benchmark itself

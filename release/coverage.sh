@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Coverage of Python and Cython lines, of subprocesses as well. The modules are built with line tracing in a copy of the
+# sources, so that those in place stay quick. PYTHON chooses the interpreter; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+[[ $python == */* ]] && python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+
+copy=build/coverage
+mkdir -p "$copy"
+find "$copy" \( -name '*.py' -o -name '.coverage*' \) -delete # what is gone from the sources is gone from the copy
+find src tests examples bench release fuzz .github \( -name '*.so' -o -name '*.c' -path 'src/*' -o -name '*.html' -o -path 'bench/out' -o -name node_modules \
+    -o -name __pycache__ \) -prune -o -type f -print0 |
+    tar --create --null --files-from=- setup.py pyproject.toml Makefile README.md CHANGELOG.md LICENSE | tar --extract --directory="$copy"
+cd "$copy"
+FASTHOOK_TRACE=1 "$python" setup.py --quiet build_ext --inplace
+
+export PYTHONPATH=$PWD/src COVERAGE_CORE=ctrace FASTHOOK_COVERAGE=1
+status=0
+"$python" -m coverage run -m pytest -q "$@" || status=$?
+"$python" -m coverage combine --quiet
+"$python" -m coverage report
+"$python" -m coverage html --quiet
+exit $status

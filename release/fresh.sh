@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The README's commands as a newcomer has them: a clone of HEAD, an empty home, nothing cached, and on the PATH only what
+# Debian has in /usr/bin and /bin. FRESH_PYTHON chooses the interpreter (default: the first python3 there).
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+home=$(mktemp -d)
+trap 'rm -rf "$home"' EXIT
+git clone --quiet "$root" "$home/fasthook"
+
+alone() { (cd "$home/fasthook" && env -i HOME="$home" PATH=/usr/bin:/bin LANG=C.UTF-8 PIP_NO_CACHE_DIR=1 "$@"); }
+python=${FRESH_PYTHON:-python3}
+
+alone make build PYTHON="$python"
+alone make test PYTHON="$python"
+echo "make test: as it should be"
+
+# make demo: the server says a curl line; what it does is done here
+alone make demo PYTHON="$python" >"$home/demo" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; rm -rf "$home"' EXIT
+for _ in $(seq 600); do
+    grep -q '^ *curl ' "$home/demo" && break
+    kill -0 $server 2>/dev/null || { cat "$home/demo"; exit 1; }
+    sleep 0.1
+done
+line=$(grep -m1 '^ *curl ' "$home/demo")
+status=$(eval "$line -s -o $home/answer -w '%{http_code}'")
+[ "$status" = 200 ] || { echo "make demo: the curl line got $status"; cat "$home/demo"; exit 1; }
+echo "make demo: the curl line got 200"
