@@ -87,12 +87,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(handler: str, workers: int, queue: str) -> Iterator[Door]:
+def serving(handler: str, workers: int, queue: str, *more: str) -> Iterator[Door]:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "bot.py").write_text(BURN)
         port, record = free_port(), Path(directory) / "record"
-        options = ["--port", str(port), "--secret", job.SECRET, "--path", job.PATH, "--queue-size", "1000000"]
-        options += ["--queue", queue, "--max-requests", "1000000000", "--workers", str(workers)]
+        options = ["--port", str(port), "--secret", job.SECRET, "--path", job.PATH]
+        options += ["--queue", queue, "--max-requests", "1000000000", "--workers", str(workers), *more]
         process = subprocess.Popen(
             [str(OWN_BIN / "fasthook"), "run", f"bot:{handler}", *options],
             cwd=directory,
@@ -158,7 +158,7 @@ def costs(workers: int, queue: str, seconds: int) -> str:
 
 def burned(workers: int, updates: float) -> float:
     """Updates a second while nothing but the workers had something to do."""
-    with serving("burn", workers, "memory:") as door:
+    with serving("burn", workers, "memory:", "--queue-size", "1000000") as door:
         load(door.port, 1, FIRST)
         sent = time.monotonic_ns()
         most = door.workers()
