@@ -1,4 +1,4 @@
-"""What an update costs the front door on its way to a worker process and back, beside pickling it into a pipe's bytes."""
+"""What an update costs the front door on its way to a worker process and back, beside pickling it."""
 
 from __future__ import annotations
 
