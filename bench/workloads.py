@@ -192,7 +192,9 @@ def protocol() -> Iterator[Work]:
 def asgi() -> Iterator[Work]:
     """Requests through the ASGI door to the handler and back."""
     with hooked() as (loop, hook, handled):
-        headers = [tuple(line.split(b": ", 1)) for line in request(FIRST_ID).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+        headers = [
+            tuple(line.split(b": ", 1)) for line in request(FIRST_ID).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+        ]
         headers = [(name.lower(), value) for name, value in headers]
         base = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "headers": headers}
         base |= {"client": ("192.0.2.1", 1234), "root_path": "", "query_string": b"", "http_version": "1.1"}

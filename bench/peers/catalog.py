@@ -25,6 +25,7 @@ LIMIT = "limit.c"
 NOOP = "fasthook memory: (no-op)"
 DATA = "fasthook memory: (update.data)"
 JOURNAL = "fasthook journal: (no-op)"
+ONE_PROCESS = ("--max-requests", "1000000000")  # one worker, in a process of its own
 HANDLED = "fasthook --ack handled (no-op)"
 MINIMAL = "minimal raw ASGI app"
 HOOK = "Hook under uvicorn"
@@ -94,6 +95,18 @@ PEERS = (
     Peer(NOOP, Fasthook(), _fasthook("noop")),
     Peer(DATA, Fasthook(), _fasthook("data")),
     Peer(JOURNAL, Fasthook(), _fasthook("noop", queue="journal:{state}/journal")),
+    Peer("fasthook memory:, 1 worker process", Fasthook(), _fasthook("noop", *ONE_PROCESS)),
+    Peer("fasthook memory:, 2 worker processes", Fasthook(), _fasthook("noop", "--workers", "2")),
+    Peer(
+        "fasthook journal:, 1 worker process",
+        Fasthook(),
+        _fasthook("noop", *ONE_PROCESS, queue="journal:{state}/journal"),
+    ),
+    Peer(
+        "fasthook journal:, 2 worker processes",
+        Fasthook(),
+        _fasthook("noop", "--workers", "2", queue="journal:{state}/journal"),
+    ),
     Peer(HANDLED, Fasthook(), _fasthook("noop", "--ack", "handled")),
     Peer("fasthook --http asgi (no-op)", Fasthook(), _fasthook("noop", "--http", "asgi")),
     Peer(MINIMAL, _ASGI_PAIR, _uvicorn("asgi_minimal", OWN_BIN), refuses=None, handles=False),

@@ -58,7 +58,9 @@ def test_a_bad_new_version_leaves_the_old_one(start: Start, bot: Bot) -> None:
             await steady.until_acknowledged(50)
             (bot.directory / "bot.py").write_text(good + "\nraise SystemExit(3)\n")
             server.signal(signal.SIGHUP)
-            await until(lambda: server.find(BROKEN + "bot:handler: the import ends in SystemExit: 3"))
+            await until(
+                lambda: server.find(BROKEN + "bot:handler: the module 'bot' calls sys.exit.3. when it is imported")
+            )
             await steady.until_acknowledged(50)
             (bot.directory / "bot.py").write_text(good + "\nos._exit(4)  # not a word\n")
             server.signal(signal.SIGHUP)
