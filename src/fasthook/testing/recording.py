@@ -70,6 +70,8 @@ class Recording:
         )  # fmt: skip
 
     def _write(self, at: float, what: str, account: Account, **fields: Any) -> None:
+        if self._file.closed:
+            return  # the last calls end with the simulator, after the recording
         line = {"at": round(at, 6), "type": what, "bot": account.id, **fields}
         self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str) + "\n")
 
