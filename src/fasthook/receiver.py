@@ -17,10 +17,11 @@ from fasthook.queues import Delivery, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
+from fasthook.telegram.files import has_files
 from fasthook.update import Update
 
 if TYPE_CHECKING:
-    from fasthook.telegram.api import BotAPI
+    from fasthook.telegram.replies import Replies
 
 log = logging.getLogger("fasthook")
 
@@ -60,7 +61,7 @@ class Receiver:
         self._app = app
         self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS))
         self._scope = contextlib.AsyncExitStack()
-        self._api: BotAPI | None = None
+        self._replies: Replies | None = None
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -180,28 +181,23 @@ class Receiver:
             )  # fmt: skip
             return
         try:
-            if self._acks.reply(update, result):
+            if not has_files(result) and self._acks.reply(update, result):
                 return
         except TypeError as error:
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
             return
+        own = getattr(result, "send", None)  # an adapter's, through the bot's own library
+        if own is not None:
+            await own()
+            return
         if self.settings.token is None:
             log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
             return
-        from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
+        if self._replies is None:
+            from fasthook.telegram.replies import Replies
 
-        if self._api is None:
-            self._api = BotAPI(self.settings.token, self.settings.api_url)
-        params = dict(result)
-        method = params.pop("method")
-        try:
-            await self._api.call(method, **params)
-        except BotAPIError as error:
-            log.error("update %d: Telegram refused %s", update.update_id, error)
-        except BotAPIUnreachable as error:
-            raise GaveUp(str(error), "reply failed") from None
-        except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
+            self._replies = Replies(self.settings)
+        await self._replies.send(update.update_id, result)
 
     # ------------------------------------------------------------ the end
 
@@ -234,9 +230,9 @@ class Receiver:
                 log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
         finally:
             self._dead.close()
-            if self._api:
-                await self._api.close()
-                self._api = None
+            if self._replies:
+                await self._replies.close()
+                self._replies = None
             try:
                 await self._scope.aclose()
             finally:
