@@ -12,6 +12,7 @@ from typing import Any
 
 from fasthook._core import CODES, Route, Verdict
 from fasthook._protocol import asgi_body, asgi_head
+from fasthook.handlers import complete
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
 from fasthook.telegram.networks import caller
@@ -54,7 +55,8 @@ class Hook:
         return hook
 
     def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
-        self.settings = settings
+        self.settings = settings = complete(handler, settings)
+        self.target = handler
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
         checks = settings.allow_ip is not None or settings.trusted_proxy is not None
         self._addresses = self._address if checks else None

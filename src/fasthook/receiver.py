@@ -59,7 +59,7 @@ class Receiver:
         self._stopping = False
         self._lifespan = lifespan
         self._app = app
-        self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS))
+        self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
         self._scope = contextlib.AsyncExitStack()
         self._replies: Replies | None = None
         self._lifespan_state: Any = None

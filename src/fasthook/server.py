@@ -22,6 +22,7 @@ from types import FrameType
 import uvicorn
 
 from fasthook.asgi import Hook
+from fasthook.handlers import StartError
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.state import StateError
@@ -89,7 +90,7 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
     stop.watch()
     try:
         await receiver.start()
-    except (StateError, QueueError):
+    except (StateError, QueueError, StartError):
         raise
     except Exception as error:
         log.error("the bot does not start", exc_info=error)

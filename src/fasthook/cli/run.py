@@ -27,7 +27,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     logging.getLogger("uvicorn.access").setLevel("INFO")
 
     from fasthook.asgi import Hook
-    from fasthook.handlers import TargetError, load
+    from fasthook.handlers import StartError, TargetError, load
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
@@ -39,6 +39,6 @@ def command(target: str, config: str | None, **given: Any) -> None:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         fail(f"{target}: {error}", code=2)
-    except (ServerError, StateError, QueueError) as error:
+    except (ServerError, StartError, StateError, QueueError) as error:
         fail(str(error), code=1)
     raise SystemExit(code)

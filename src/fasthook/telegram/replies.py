@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from typing import Any
 
 from fasthook.dispatch import GaveUp
 from fasthook.settings import Settings
 from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable, Forbidden, NotFound, Unauthorized
 from fasthook.telegram.flood import Governor, is_message
+from fasthook.telegram.refusals import Refusals
 
 log = logging.getLogger("fasthook")
-
-_REMEMBERED = 10_000  # chats that are known to refuse the bot
 
 
 class Replies:
@@ -25,7 +23,7 @@ class Replies:
         self._governor = Governor(
             bot=settings.reply_rate, chat=settings.reply_chat_rate, group=settings.reply_group_rate
         )
-        self._closed: OrderedDict[Any, None] = OrderedDict()  # chats whose refusal was logged
+        self._refusals = Refusals()
 
     async def send(self, update_id: int, call: dict[str, Any]) -> None:
         """Send `{"method": …, …}`, when its turn comes.
@@ -40,7 +38,7 @@ class Replies:
         try:
             await self._api.call(method, **params)
         except Forbidden as error:
-            self._refused(update_id, chat_id, error)
+            self._refusals.tell(chat_id, f"update {update_id}: Telegram refused {error}")
         except (Unauthorized, NotFound) as error:
             if isinstance(error, NotFound) and error.description != "Not Found":
                 log.error("update %d: Telegram refused %s", update_id, error)
@@ -53,14 +51,6 @@ class Replies:
             raise GaveUp(str(error), "reply failed") from None
         except (TypeError, OSError) as error:
             log.error("update %d: what the handler returned cannot be sent: %s", update_id, error)
-
-    def _refused(self, update_id: int, chat_id: Any, error: Forbidden) -> None:
-        if chat_id in self._closed:
-            return
-        self._closed[chat_id] = None
-        if len(self._closed) > _REMEMBERED:
-            self._closed.popitem(last=False)
-        log.warning("update %d: Telegram refused %s (told once for each chat)", update_id, error)
 
     async def close(self) -> None:
         await self._api.close()
