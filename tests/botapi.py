@@ -153,7 +153,9 @@ class Telegram(BotServer):
             "getwebhookinfo": lambda _: Answer.json(200, result=self.info),
             "getupdates": self._get_updates,
         }
-        return known.get(call.method.lower(), self._any)(call.params)
+        if call.method.startswith("send"):
+            return self._message(call.params)
+        return known.get(call.method.lower(), lambda _: Answer.json(200, result=True))(call.params)
 
     def _get_me(self, _: dict[str, Any]) -> Answer:
         bot_id = int(self.token.partition(":")[0])
@@ -186,11 +188,9 @@ class Telegram(BotServer):
             self._changed.wait_for(lambda: bool(self.waiting), 0.2)
         return Answer.json(200, result=self.waiting[:100])
 
-    def _any(self, params: dict[str, Any]) -> Answer:
-        if "text" not in params:
-            return Answer.json(200, result=True)
-        chat = {"id": int(params.get("chat_id", 1)), "type": "private", "first_name": "Ann"}
-        message = {"message_id": len(self.calls), "date": 1_750_000_000, "chat": chat, "text": params["text"]}
+    def _message(self, params: dict[str, Any]) -> Answer:
+        chat = {"id": int(params["chat_id"]), "type": "private", "first_name": "Ann"}
+        message = {"message_id": len(self.calls), "date": 1_750_000_000, "chat": chat, "text": params.get("text", "")}
         return Answer.json(200, result=message)
 
 
@@ -213,6 +213,8 @@ class _Request(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(answer.status)
+        if answer.body.startswith(b"{"):
+            self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)

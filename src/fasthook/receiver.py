@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
-from fasthook.handlers import Handler, adapt
+from fasthook.handlers import Handler, StartError, adapt, kinds_of
 from fasthook.queues import Delivery, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.settings import Settings
 from fasthook.state import StateDir
 from fasthook.telegram.files import has_files
+from fasthook.telegram.redact import redacted
 from fasthook.update import Update
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Receiver:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
         self.edge: Any = None  # what the compiled edge's connections share, made by the first of them
+        self.answers = True  # a reply may go back in the answer to its request
         self.running = False  # from the end of `start` to the end of `stop`
         self.stuck = 0  # handlers that still run after the stop: threads, and coroutines that refuse to end
         self._stopping = False
@@ -64,12 +68,17 @@ class Receiver:
         self._replies: Replies | None = None
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self._value = value
+        self._registration: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
+        if settings.public_url and not settings.token:
+            raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
         state = StateDir(settings.state_dir)
         try:
+            self._scope.enter_context(redacted(settings.token))
             self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
             self._dead = DeadLetters(settings.state_dir / "dead")
             self._queue = open_queue(settings)
@@ -97,6 +106,17 @@ class Receiver:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
         self.running = True
+        if settings.public_url:
+            self._registration = asyncio.create_task(self._register(), context=contextvars.Context())
+
+    async def _register(self) -> None:
+        """Give Telegram the address, now that the server answers there."""
+        from fasthook.telegram.webhook import keep_registered
+
+        try:
+            await keep_registered(self.settings, kinds_of(self._value))
+        except Exception as error:
+            log.error("the webhook is not registered", exc_info=error)
 
     def _acknowledge(self) -> Acknowledge:
         settings = self.settings
@@ -157,16 +177,17 @@ class Receiver:
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
         reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout)) else "failed"
-        await self._dead.add(
-            DeadLetter.of(
-                reason,
-                update.bot_id,
-                update.raw,
-                attempts=update.attempt,
-                received_at=update.received_at,
-                error=error,
-            )
+        letter = DeadLetter.of(
+            reason,
+            update.bot_id,
+            update.raw,
+            attempts=update.attempt,
+            received_at=update.received_at,
+            error=error,
         )
+        if self.settings.token and self.settings.token in letter.traceback:  # libraries show the addresses they call
+            letter = replace(letter, traceback=letter.traceback.replace(self.settings.token, "***"))
+        await self._dead.add(letter)
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s",
             update.update_id, update.kind, update.attempt, reason, exc_info=None if reason == "expired" else error,
@@ -181,7 +202,7 @@ class Receiver:
             )  # fmt: skip
             return
         try:
-            if not has_files(result) and self._acks.reply(update, result):
+            if self.answers and not has_files(result) and self._acks.reply(update, result):
                 return
         except TypeError as error:
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error)
@@ -190,14 +211,18 @@ class Receiver:
         if own is not None:
             await own()
             return
+        await self.send(update.update_id, result)
+
+    async def send(self, update_id: int, call: dict[str, Any]) -> None:
+        """Send a Bot API method, `{"method": …, …}`, for an update. GaveUp: Telegram could not be reached."""
         if self.settings.token is None:
-            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"])
+            log.error("update %d: %s cannot be sent without a token; set --token", update_id, call["method"])
             return
         if self._replies is None:
             from fasthook.telegram.replies import Replies
 
             self._replies = Replies(self.settings)
-        await self._replies.send(update.update_id, result)
+        await self._replies.send(update_id, call)
 
     # ------------------------------------------------------------ the end
 
@@ -220,6 +245,9 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
+        if self._registration:
+            self._registration.cancel()
+            await asyncio.wait([self._registration])
         drain = self.settings.drain_timeout if seconds is None else seconds
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:

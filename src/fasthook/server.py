@@ -14,16 +14,18 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from time import monotonic
 from types import FrameType
+from typing import Any, Protocol
 
 import uvicorn
 
 from fasthook.asgi import Hook
 from fasthook.handlers import StartError
 from fasthook.queues import QueueError
+from fasthook.receiver import Receiver
 from fasthook.settings import Settings
 from fasthook.state import StateError
 
@@ -68,13 +70,19 @@ class _Uvicorn(uvicorn.Server):
 
 def run(hook: Hook) -> int:
     """Serve until a signal says stop; the exit code. ServerError, StateError, QueueError: one line."""
+    with contextlib.closing(_listen(hook.settings)) as listener:
+        return run_loop(hook, _serve(hook, listener))
+
+
+def run_loop(hook: Hook, work: Coroutine[Any, Any, int]) -> int:
+    """Run what serves a hook in a loop of its own; the exit code."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop
 
         loop_factory = uvloop.new_event_loop
-    with contextlib.closing(_listen(hook.settings)) as listener, asyncio.Runner(loop_factory=loop_factory) as runner:
-        code = runner.run(_serve(hook, listener))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        code = runner.run(work)
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
@@ -86,14 +94,9 @@ def run(hook: Hook) -> int:
 async def _serve(hook: Hook, listener: socket.socket) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
-    stop = _Stop(hook, server)
+    stop = Stop(hook, server)
     stop.watch()
-    try:
-        await receiver.start()
-    except (StateError, QueueError, StartError):
-        raise
-    except Exception as error:
-        log.error("the bot does not start", exc_info=error)
+    if not await started(receiver):
         return 1
     announce(settings, listener)
     code = 0
@@ -111,10 +114,29 @@ async def _serve(hook: Hook, listener: socket.socket) -> int:
     return code
 
 
-class _Stop:
+async def started(receiver: Receiver) -> bool:
+    """Start a receiver; False if the bot's own code fails, which is logged. StateError, QueueError, StartError."""
+    try:
+        await receiver.start()
+    except (StateError, QueueError, StartError):
+        raise
+    except Exception as error:
+        log.error("the bot does not start", exc_info=error)
+        return False
+    return True
+
+
+class Stoppable(Protocol):
+    """What a signal stops: uvicorn's server, or what polls."""
+
+    should_exit: bool
+    force_exit: bool
+
+
+class Stop:
     """SIGINT and SIGTERM: the first drains, the second stops at once."""
 
-    def __init__(self, hook: Hook, server: uvicorn.Server) -> None:
+    def __init__(self, hook: Hook, server: Stoppable) -> None:
         self.signals = 0
         self._received = 0
         self._since = 0.0

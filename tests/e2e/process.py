@@ -65,13 +65,16 @@ class Response:
 class Server:
     """`fasthook run` with these arguments. It is ready when this returns."""
 
+    command = "run"
+    banner = r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)"
+
     def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [str(COMMAND), "run", *arguments],
+            [str(COMMAND), self.command, *arguments],
             cwd=directory,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,
@@ -81,10 +84,12 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            banner = self.until(r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)")
+            banner = self.until(self.banner)
         except BaseException:
             self.kill()
             raise
+        if self.command != "run":
+            return
         host, port, self.uds, self.path = banner.groups()
         self.address = (host, int(port)) if port else ("", 0)
 

@@ -8,7 +8,7 @@ import click
 class _Commands(click.Group):
     """Imports a command when it is called for, so that each starts with no more than it needs."""
 
-    names = ("run", "secret")
+    names = ("run", "poll", "webhook", "secret")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.settings import Settings
 
 
 @click.command("run")
@@ -20,11 +21,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     Each option is also an environment variable and a key of fasthook.toml; the command line goes first, the file last.
     """
     settings = settings_from(config, given)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel("WARNING")
-    logging.getLogger("uvicorn.access").setLevel("INFO")
+    log_to_stderr(settings)
 
     from fasthook.asgi import Hook
     from fasthook.handlers import StartError, TargetError, load
@@ -42,3 +39,12 @@ def command(target: str, config: str | None, **given: Any) -> None:
     except (ServerError, StartError, StateError, QueueError) as error:
         fail(str(error), code=1)
     raise SystemExit(code)
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Log as the settings say."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("uvicorn").setLevel("WARNING")
+    logging.getLogger("uvicorn.access").setLevel("INFO")

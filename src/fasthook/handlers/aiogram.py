@@ -11,6 +11,7 @@ from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
+    ClientDecodeError,
     TelegramAPIError,
     TelegramForbiddenError,
     TelegramNetworkError,
@@ -144,6 +145,9 @@ class AiogramHandler:
                 await asyncio.sleep(2.0**n)
             except TelegramAPIError as error:
                 log.error("%s: %s", what, error.message)
+                return
+            except ClientDecodeError as error:  # it was done; what came back is newer than this aiogram
+                log.warning("update %d: the answer to %s: %s", update.update_id, method.__api_method__, error.message)
                 return
             else:
                 return

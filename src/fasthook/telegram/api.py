@@ -16,6 +16,7 @@ import httpx
 import orjson
 
 from fasthook.telegram.files import is_file, named
+from fasthook.telegram.redact import Redact
 
 _TRIES = 5  # for errors of the network and of Telegram's servers
 _TIMEOUT = 60.0  # seconds for one request
@@ -86,7 +87,7 @@ class BotAPI:
         timeout: float = _TIMEOUT,
         tries: int = _TRIES,
     ) -> None:
-        self._redact = _Redact(token)
+        self._redact = Redact(token)
         logging.getLogger("httpx").addFilter(self._redact)  # httpx logs the address of each request
         self._tries = tries
         self._timeout = timeout
@@ -154,20 +155,6 @@ class BotAPI:
     async def close(self) -> None:
         await self._client.aclose()
         logging.getLogger("httpx").removeFilter(self._redact)
-
-
-class _Redact(logging.Filter):
-    """Takes the token out of log records."""
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._token = token
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if self._token in message:
-            record.msg, record.args = message.replace(self._token, "***"), ()
-        return True
 
 
 # ---------------------------------------------------------------- what is sent
