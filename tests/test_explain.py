@@ -7,6 +7,7 @@ import pytest
 from fasthook.telegram.explain import explain
 
 SERVER = "SSL routines:"
+VERIFY = "certificate verify failed}"
 WRONG = "Wrong response from the webhook: "
 #: As getWebhookInfo, setWebhook and getUpdates have been seen to say them, and a word of the cause or the fix.
 MESSAGES = [
@@ -44,8 +45,8 @@ MESSAGES = [
     (WRONG + "102 Processing", "interim"),
     (WRONG + "GET / HTTP/1.1", "does not speak HTTP"),
     ("SSL error {error:0A000086:SSL routines::certificate verify failed}", "chain"),
-    ("SSL error {error:1416F086:" + SERVER + "tls_process_server_certificate:certificate verify failed}", "--certificate"),
-    ("SSL error {336134278, error:14090086:" + SERVER + "ssl3_get_server_certificate:certificate verify failed}", "chain"),
+    ("SSL error {error:1416F086:" + SERVER + "tls_process_server_certificate:" + VERIFY, "--certificate"),
+    ("SSL error {336134278, error:14090086:" + SERVER + "ssl3_get_server_certificate:" + VERIFY, "chain"),
     ("SSL error {error:0A000086:SSL routines::certificate verify failed: self-signed certificate}", "--certificate"),
     ("SSL error {certificate has expired}", "expired"),
     ("SSL error {error:0A000086:SSL routines::hostname mismatch}", "another name"),

@@ -48,3 +48,5 @@ def log_to_stderr(settings: Settings) -> None:
     )
     logging.getLogger("uvicorn").setLevel("WARNING")
     logging.getLogger("uvicorn.access").setLevel("INFO")
+    if settings.log_level != "debug":
+        logging.getLogger("httpx").setLevel("WARNING")  # else a line for each call of the Bot API

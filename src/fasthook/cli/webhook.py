@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PATIENCE = 20.0  # seconds for one call
+_PAUSE = 5.0  # seconds between two looks of --watch
 _KINDS_BY_DEFAULT = "all but chat_member, message_reaction and message_reaction_count"
 
 
@@ -83,13 +84,14 @@ def info(target: str | None, as_json: bool, watch: bool, config: str | None, **g
     Exit code 0: all is well; 1: something is wrong.
     """
     settings, kinds = _bot(target, config, given)
-    healthy = _look(settings, kinds, as_json)
+    healthy = True
     try:
-        while watch:
-            time.sleep(5)
-            if not as_json:
-                click.echo()
-            healthy = _look(settings, kinds, as_json)
+        while True:
+            healthy, words = _look(settings, kinds, as_json)
+            click.echo(words)
+            if not watch:
+                break
+            time.sleep(_PAUSE)
     except KeyboardInterrupt:
         pass
     raise SystemExit(0 if healthy else 1)
@@ -160,8 +162,8 @@ def _ask(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
         fail(f"--certificate: {error.filename}: {error.strerror}", code=1)
 
 
-def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> bool:
-    """Print one look at the webhook; whether all is well."""
+def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> tuple[bool, str]:
+    """One look at the webhook: whether all is well, and the words for it."""
     from fasthook.telegram.webhook import Wanted, host_of, problems
 
     async def work(api: BotAPI) -> dict[str, Any]:
@@ -173,10 +175,10 @@ def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> b
     resolve = None if settings.local_api else _resolve(host_of(told.get("url", "")))
     found = problems(told, wanted, time.time(), resolve)
     if as_json:
-        click.echo(json.dumps({"healthy": not found, "webhook": told, "problems": [asdict(one) for one in found]}))
+        words = json.dumps({"healthy": not found, "webhook": told, "problems": [asdict(one) for one in found]})
     else:
-        _print(settings, told, wanted, found)
-    return not found
+        words = _table(settings, told, wanted, found)
+    return not found, words
 
 
 def _resolve(host: str) -> dict[str, list[str]] | None:
@@ -192,17 +194,14 @@ def _resolve(host: str) -> dict[str, list[str]] | None:
     return found or None
 
 
-def _print(settings: Settings, told: dict[str, Any], wanted: Wanted | None, found: list[Problem]) -> None:
+def _table(settings: Settings, told: dict[str, Any], wanted: Wanted | None, found: list[Problem]) -> str:
     rows = [("", "Telegram", "this configuration"), *_rows(told, wanted)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    click.echo(f"the webhook of bot {settings.bot_id}, at {settings.api_url}")
-    for name, here, there in rows:
-        click.echo(f"  {name:<{widths[0]}}  {here:<{widths[1]}}  {there}".rstrip())
-    for problem in found:
-        click.echo(f"\n  {problem.what}\n    why  {problem.cause}\n    fix  {problem.fix}")
-    click.echo(
-        "\nall is well" if not found else f"\n{len(found)} {'things are' if len(found) > 1 else 'thing is'} wrong"
-    )
+    lines = [f"the webhook of bot {settings.bot_id}, at {settings.api_url}"]
+    lines += [f"  {name:<{widths[0]}}  {here:<{widths[1]}}  {there}".rstrip() for name, here, there in rows]
+    lines += [f"\n  {problem.what}\n    why  {problem.cause}\n    fix  {problem.fix}" for problem in found]
+    many = f"{len(found)} things are" if len(found) > 1 else "1 thing is"
+    return "\n".join([*lines, f"\n{many} wrong" if found else "\nall is well"])
 
 
 def _rows(told: dict[str, Any], wanted: Wanted | None) -> list[tuple[str, str, str]]:

@@ -25,120 +25,120 @@ _PROXY = "the proxy in front (nginx, a load balancer, a tunnel)"
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     # ---- answers of the webhook
     (
-        r"webhook: 30[12378]\b",
+        r"from the webhook: 30[12378]\b",
         "the webhook answers with a redirect, and Telegram never follows one",
         "register the address that it redirects to: https instead of http, with or without www, "
         "with or without the / at the end",
     ),
     (
-        r"webhook: 400\b",
+        r"from the webhook: 400\b",
         "the webhook refuses the request as malformed",
         f"if fasthook's log has no line of it, it is {_PROXY}: plain HTTP sent to a TLS port, or a header it "
         "doesn't take",
     ),
     (
-        r"webhook: 401\b",
+        r"from the webhook: 401\b",
         "the secret that Telegram sends is not the one that the server wants",
         "register again with the server's own configuration (fasthook webhook set); replicas need the same --token "
         "or the same --secret; a proxy must pass X-Telegram-Bot-Api-Secret-Token on, and not ask for a password",
     ),
     (
-        r"webhook: 403\b",
+        r"from the webhook: 403\b",
         "the caller is refused",
         "--allow-ip doesn't have Telegram's networks, or the proxy's address hides them: set --trusted-proxy; "
         "a firewall for web applications may take Telegram for a robot",
     ),
     (
-        r"webhook: 404\b",
+        r"from the webhook: 404\b",
         "nothing is at this path",
         "the path of the registered address must be --path, as it arrives behind the proxy: one that strips a prefix "
         "needs --public-url with that prefix",
     ),
     (
-        r"webhook: 405\b",
+        r"from the webhook: 405\b",
         "the path is there, but takes no POST",
         "another application answers at this path: let the proxy send it to fasthook",
     ),
     (
-        r"webhook: 408\b",
+        r"from the webhook: 408\b",
         "the server did not get the whole request in time",
         f"look for what slows the body down in {_PROXY}; --body-timeout is fasthook's own limit",
     ),
     (
-        r"webhook: 410\b",
+        r"from the webhook: 410\b",
         "the webhook says that it is gone for good; after 23 hours of that Telegram removes it",
         "something other than fasthook answers: point the address to the server, or remove the webhook",
     ),
     (
-        r"webhook: 411\b|webhook: 413\b|webhook: 414\b|webhook: 431\b",
+        r"from the webhook: 411\b|from the webhook: 413\b|from the webhook: 414\b|from the webhook: 431\b",
         "the request is larger than the server takes",
         "Telegram's largest body has 524,315 bytes: raise the proxy's limit (nginx: client_max_body_size 1m) "
         "and leave --max-body at 1MiB or more",
     ),
     (
-        r"webhook: 415\b",
+        r"from the webhook: 415\b",
         "the server takes no application/json",
         "another application answers at this path: let the proxy send it to fasthook",
     ),
     (
-        r"webhook: 421\b",
+        r"from the webhook: 421\b",
         "the server is not meant for this host name",
         "the proxy knows no such host: add the name in the address to its configuration and its certificate",
     ),
     (
-        r"webhook: 429\b",
+        r"from the webhook: 429\b",
         "the webhook is slowed down on purpose; Telegram drops what it cannot deliver in time",
         "fasthook answers so only to wrong secrets (fasthook webhook set makes them right again); "
         "take Telegram's addresses out of the proxy's own rate limit",
     ),
     (
-        r"webhook: 500\b",
+        r"from the webhook: 500\b",
         "the webhook failed while it handled an update",
         "with --ack handled this is a handler that raised: fasthook's log has its traceback; without, another "
         "application answers at this path",
     ),
     (
-        r"webhook: 501\b",
+        r"from the webhook: 501\b",
         "the server doesn't know this kind of request",
         "another application answers at this path: let the proxy send it to fasthook",
     ),
     (
-        r"webhook: 502\b",
+        r"from the webhook: 502\b",
         f"{_PROXY} got no valid answer from the server behind it",
         "is fasthook running, and does the proxy send to its --host and --port (or --uds)? If it is now and then only, "
         "the server closes idle connections before the proxy does: keep --keep-alive above the proxy's",
     ),
     (
-        r"webhook: 503\b",
+        r"from the webhook: 503\b",
         "the server is full, stopping, or not there",
         "from fasthook: the queue is full (slow handlers: --concurrency, --queue-size), or it cannot be written "
         "(the log says why), or it is stopping; from the proxy: no server is up behind it",
     ),
     (
-        r"webhook: 504\b",
+        r"from the webhook: 504\b",
         f"{_PROXY} waited too long for the server behind it",
         "with --ack handled keep --ack-deadline under the proxy's timeout, or use --ack queued; "
         "otherwise the server hangs: look at its log",
     ),
     (
-        r"webhook: 52[0-7]\b|webhook: 530\b",
+        r"from the webhook: 52[0-7]\b|from the webhook: 530\b",
         "Cloudflare cannot use the server behind it",
         "520, 521, 522 and 524: it is not running, or doesn't take Cloudflare's addresses; 525 and 526: its "
         "certificate "
         "is not one that Cloudflare accepts in the mode Full (strict); 530: its name cannot be resolved",
     ),
     (
-        r"webhook: 1\d\d\b",
+        r"from the webhook: 1\d\d\b",
         "the webhook answers with an interim status only",
         "another application answers at this path: let the proxy send it to fasthook",
     ),
     (
-        r"webhook: 4\d\d\b",
+        r"from the webhook: 4\d\d\b",
         "the webhook refuses the request",
         f"fasthook doesn't answer so: it comes from {_PROXY}",
     ),
     (
-        r"webhook: 5\d\d\b",
+        r"from the webhook: 5\d\d\b",
         "the webhook fails",
         f"fasthook doesn't answer so: it comes from {_PROXY}",
     ),

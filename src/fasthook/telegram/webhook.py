@@ -158,7 +158,7 @@ def _write(file: Path, mark: str) -> None:
 
 def sentence(error: BotAPIError) -> str:
     """What Telegram said, why, and what to do."""
-    known = explain(str(error))
+    known = explain(f"{error.code} {error.description}")
     return f"{error}: {known.cause}; {known.fix}" if known else str(error)
 
 
