@@ -134,6 +134,21 @@ def test_a_thousand_updates_in_order(start: Start, bot: Bot, api: botapi.Telegra
     assert handled == {chat: [f"quiet {n}" for n in range(25)] for chat in chats}
 
 
+@pytest.mark.parametrize("library", ["ptb", "telebot"], indirect=True)
+def test_the_token_is_in_no_traceback(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
+    """Libraries show the addresses that they call, which hold it."""
+    server = served(start, api, "--retries", "0")
+    api.answers.extend([Answer(200, b"<html>")] * 3)
+    assert server.post(message(1, "hello")).status == 200
+    server.until("update 1 .message. is a dead letter")
+    assert server.stop() == 0
+    [letter] = bot.dead
+    assert "library_bot.py" in letter.traceback
+    assert "TEST-token" not in letter.traceback
+    assert server.find("library_bot.py")
+    assert not server.find("TEST-token")
+
+
 # ---------------------------------------------------------------- what is one library's
 
 
