@@ -76,6 +76,8 @@ class Receiver:
         settings = self.settings
         if settings.public_url and not settings.token:
             raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+        if settings.certificate and not settings.certificate.is_file():
+            raise StartError(f"--certificate: {settings.certificate}: no such file")
         state = StateDir(settings.state_dir)
         try:
             self._scope.enter_context(redacted(settings.token))

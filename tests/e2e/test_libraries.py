@@ -62,36 +62,30 @@ def texts(api: botapi.Telegram, *responses: Response) -> list[str]:
     return [call["text"] for call in [*api.calls_of("sendMessage"), *in_answers]]
 
 
-def test_an_echo(start: Start, bot: Bot, api: botapi.Telegram, library: str, ack: str) -> None:
+def test_an_echo_and_a_conversation_with_buttons(
+    start: Start, api: botapi.Telegram, bot: Bot, library: str, ack: str
+) -> None:
     """The token is the bot's own, and stands in no line."""
     server = served(start, api, "--ack", ack, "--log-level", "debug")
-    server.until("secret  as it was set")
-    response = server.post(message(1, "hello 🚀"))
-    assert response.status == 200
-    assert server.stop() == 0
-    assert texts(api, response) == ["hello 🚀"]
-    assert bool(response.body) == (library == "aiogram" and ack == "handled")
-    assert {call.token for call in api.calls} <= {TOKEN}
-    assert not server.find(TOKEN.partition(":")[2])
-    if library != "telebot":
-        assert recorded(bot)[0] == "began 42 parcels"
-        assert recorded(bot)[-1] == "ended parcels"
-    assert not server.find("Traceback")
-
-
-def test_a_conversation_with_buttons(start: Start, api: botapi.Telegram, bot: Bot, library: str, ack: str) -> None:
-    server = served(start, api, "--ack", ack)
     responses = []
-    for n, update in enumerate([message(1, "/start"), press(2, "order"), message(3, "Ann"), message(4, "again")]):
+    updates = [message(1, "hello 🚀"), message(2, "/start"), press(3, "order"), message(4, "Ann"), message(5, "again")]
+    for n, update in enumerate(updates):
         responses.append(server.post(update))
         assert responses[-1].status == 200
         if ack == "queued":
             api.until("sendMessage", n + 1)
     assert server.stop() == 0
-    expected = ["Welcome", "Your name?", "Ordered for Ann, from the middleware", "again"]
+    expected = ["hello 🚀", "Welcome", "Your name?", "Ordered for Ann, from the middleware", "again"]
     assert sorted(texts(api, *responses)) == sorted(expected)
+    assert bool(responses[0].body) == (library == "aiogram" and ack == "handled")
     assert [call["text"] for call in api.calls_of("answerCallbackQuery")] == ["ok"]
     assert len([line for line in recorded(bot) if line.startswith("middleware")]) >= 3
+    if library != "telebot":
+        assert recorded(bot)[0] == "began 42 parcels"
+        assert recorded(bot)[-1] == "ended parcels"
+    assert {call.token for call in api.calls} <= {TOKEN}
+    assert not server.find(TOKEN.partition(":")[2])
+    assert not server.find("Traceback")
 
 
 def test_a_handler_that_fails_is_tried_again(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
@@ -104,10 +98,8 @@ def test_a_handler_that_fails_is_tried_again(start: Start, bot: Bot, api: botapi
     assert wanted == ["attempt 1", "attempt 2", "attempt 3", "handled 5 next"]
 
 
-def test_one_that_goes_on_failing_is_a_dead_letter(
-    start: Start, bot: Bot, api: botapi.Telegram, library: str, ack: str
-) -> None:
-    server = served(start, api, "--retries", "0", "--ack", ack)
+def test_one_that_goes_on_failing_is_a_dead_letter(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
+    server = served(start, api, "--retries", "0")
     server.post(message(1, "fail"))
     server.until("update 1 .message. is a dead letter after 1 attempts: failed")
     assert server.stop() == 0

@@ -350,6 +350,11 @@ def test_run_without_a_token_cannot_register(bot: Bot) -> None:
     assert (ended.code, ended.lines) == (1, (words,))
 
 
+def test_run_with_a_certificate_that_is_not_there(bot: Bot) -> None:
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--certificate", "none.pem")
+    assert (ended.code, ended.lines) == (1, ("fasthook: --certificate: none.pem: no such file",))
+
+
 def test_what_run_remembers_is_no_secret(start: Start, bot: Bot, api: botapi.Telegram) -> None:
     server = run(start, api)
     server.until("the webhook is registered")

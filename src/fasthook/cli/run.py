@@ -10,6 +10,7 @@ import click
 
 from fasthook.cli.options import fail, settings_from, settings_options
 from fasthook.settings import Settings
+from fasthook.telegram.redact import Redact
 
 
 @click.command("run")
@@ -46,6 +47,8 @@ def log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
+    for handler in logging.getLogger().handlers:  # a bot's own token is known only when its module was imported
+        handler.addFilter(Redact())
     logging.getLogger("uvicorn").setLevel("WARNING")
     logging.getLogger("uvicorn.access").setLevel("INFO")
     if settings.log_level != "debug":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,25 +11,25 @@ _FORMAT = logging.Formatter()
 
 
 class Redact(logging.Filter):
-    """Takes the token out of log records and their tracebacks."""
+    """Takes a token out of log records and their tracebacks. Without one: each token in an address of the Bot API."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str | None = None) -> None:
         super().__init__()
-        self._token = token
+        self._pattern = re.compile(re.escape(token) if token else r"(?<=/bot)\d+:[A-Za-z0-9_-]+")
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if self._token in message:
+        if self._pattern.search(message):
             record.msg, record.args = self.clean(message), ()
         if record.exc_info and not record.exc_text:
-            traceback = _FORMAT.formatException(record.exc_info)
-            if self._token in traceback:
-                record.exc_text = self.clean(traceback)
-                record.exc_info = None
+            record.exc_text = _FORMAT.formatException(record.exc_info)
+        if record.exc_text and self._pattern.search(record.exc_text):
+            record.exc_text = self.clean(record.exc_text)
+            record.exc_info = None
         return True
 
     def clean(self, text: str) -> str:
-        return text.replace(self._token, "***")
+        return self._pattern.sub("***", text)
 
 
 @contextmanager
