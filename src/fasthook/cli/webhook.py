@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import textwrap
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PATIENCE = 20.0  # seconds for one call
+_WIDTH = 110  # columns of an explanation
 _PAUSE = 5.0  # seconds between two looks of --watch
 _KINDS_BY_DEFAULT = "all but chat_member, message_reaction and message_reaction_count"
 
@@ -199,18 +201,26 @@ def _table(settings: Settings, told: dict[str, Any], wanted: Wanted | None, foun
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"the webhook of bot {settings.bot_id}, at {settings.api_url}"]
     lines += [f"  {name:<{widths[0]}}  {here:<{widths[1]}}  {there}".rstrip() for name, here, there in rows]
-    lines += [f"\n  {problem.what}\n    why  {problem.cause}\n    fix  {problem.fix}" for problem in found]
+    if date := told.get("last_error_date"):
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(date))
+        lines.append(f"  last error, {when}: {told.get('last_error_message', '')}")
+    for problem in found:
+        lines += ["", f"  {problem.what}", _wrapped("why", problem.cause), _wrapped("fix", problem.fix)]
     many = f"{len(found)} things are" if len(found) > 1 else "1 thing is"
     return "\n".join([*lines, f"\n{many} wrong" if found else "\nall is well"])
+
+
+def _wrapped(name: str, words: str) -> str:
+    return textwrap.fill(
+        words, _WIDTH, initial_indent=f"    {name}  ", subsequent_indent=" " * 9, break_on_hyphens=False
+    )
 
 
 def _rows(told: dict[str, Any], wanted: Wanted | None) -> list[tuple[str, str, str]]:
     def kinds(names: Any) -> str:
         return ", ".join(names) or _KINDS_BY_DEFAULT
 
-    date, message = told.get("last_error_date"), told.get("last_error_message", "")
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC  ", time.gmtime(date)) if date else ""
-    own = wanted and (wanted.allowed_updates if wanted.allowed_updates is not None else None)
+    own = wanted.allowed_updates if wanted else None
     return [
         ("url", told.get("url") or "none", wanted.url if wanted else "no --public-url"),
         ("allowed updates", kinds(told.get("allowed_updates") or ()), "as they are" if own is None else kinds(own)),
@@ -222,5 +232,4 @@ def _rows(told: dict[str, Any], wanted: Wanted | None) -> list[tuple[str, str, s
             ("self-signed" if wanted.certificate else "from an authority") if wanted else "",
         ),
         ("waiting", str(told.get("pending_update_count", 0)), ""),
-        ("last error", f"{when}{message}" or "none", ""),
     ]
