@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import botapi
 from botapi import HANG_UP, HTML, TOKEN, Answer, flooded
 from e2e.bot import Bot
 from e2e.process import COMMAND, PATIENCE, SECRET, Ended, Server, environment, fasthook
+from fasthook._scan import KINDS
 from fasthook.settings import secret_of
 from fasthook.telegram.webhook import Problem, Wanted, problems
 
@@ -206,6 +208,7 @@ def test_info_watches(bot: Bot, api: botapi.Telegram) -> None:
         assert process.wait(PATIENCE) == 1
 
 
+USUAL = tuple(kind for kind in KINDS[1:] if kind not in ("chat_member", "message_reaction", "message_reaction_count"))
 WANTED = Wanted(URL, "secret", 40, None, None, None, False)
 
 
@@ -224,6 +227,11 @@ WANTED = Wanted(URL, "secret", 40, None, None, None, False)
         ({"last_synchronization_error_date": 9_990}, WANTED, None, ["Telegram's own servers"]),
         ({"max_connections": 5}, WANTED, None, ["Telegram has another max_connections"]),
         ({"has_custom_certificate": True}, WANTED, None, ["Telegram has another idea of the certificate"]),
+        ({}, replace(WANTED, allowed_updates=()), None, []),
+        ({}, replace(WANTED, allowed_updates=USUAL), None, []),
+        ({}, replace(WANTED, allowed_updates=("message",)), None, ["Telegram has other allowed_updates"]),
+        ({"allowed_updates": [*USUAL, "chat_member"]}, replace(WANTED, allowed_updates=()), None,
+         ["Telegram has other allowed_updates"]),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.1"], "6": ["2001:db8::1"]}, []),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.9"]}, ["Telegram calls 192.0.2.1, the DNS says 192.0.2.9"]),
         ({}, None, {"6": ["2001:db8::1"]}, ["the host has only an IPv6 address"]),

@@ -10,10 +10,12 @@ import logging
 import os
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasthook._scan import KINDS
 from fasthook.settings import Settings
 from fasthook.telegram.api import BadRequest, BotAPI, BotAPIError, BotAPIUnreachable, NotFound, Unauthorized
 from fasthook.telegram.explain import explain
@@ -61,7 +63,8 @@ class Wanted:
             "max_connections": info.get("max_connections", 40) == self.max_connections,
             "certificate": bool(info.get("has_custom_certificate")) == (self.certificate is not None),
             "ip_address": self.ip_address is None or info.get("ip_address") == self.ip_address,
-            "allowed_updates": self.allowed_updates is None or _same(info, self.allowed_updates),
+            "allowed_updates": self.allowed_updates is None
+            or _kinds(self.allowed_updates) == _kinds(info.get("allowed_updates")),
         }
         return [name for name, is_same in same.items() if not is_same]
 
@@ -85,10 +88,9 @@ class Wanted:
         return hmac.new(token.encode(), json.dumps(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def _same(info: dict[str, Any], wanted: tuple[str, ...]) -> bool:
-    """Whether the kinds that Telegram sends are those. It leaves the list out when it is the default one."""
-    found = set(info.get("allowed_updates") or ())
-    return found == set(wanted)
+def _kinds(names: Iterable[str] | None) -> set[str]:
+    """The kinds that a list asks for. Telegram leaves the list out when it is its own choice."""
+    return set(names or ()) or set(KINDS[1:]) - _UNASKED
 
 
 # ---------------------------------------------------------------- while a server runs
@@ -231,7 +233,7 @@ def _difference(name: str, info: dict[str, Any], wanted: Wanted) -> Problem:
             f"give all replicas the same --public-url, and stop what registers the other one; {again}",
         )
     if name == "allowed_updates":
-        missing = sorted(set(wanted.allowed_updates or ()) - set(info.get("allowed_updates") or ()))
+        missing = sorted(_kinds(wanted.allowed_updates) - _kinds(info.get("allowed_updates")))
         cause = f"it does not send {', '.join(missing)}" if missing else "it sends kinds that nobody handles"
         return Problem("Telegram has other allowed_updates", cause, again)
     if name == "certificate":
