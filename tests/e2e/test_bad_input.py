@@ -57,7 +57,7 @@ WRONG = {
     "reply_chat_rate": "1/d",
     "reply_group_rate": "20/min",
     "public_url": "bot.example.com",
-    "allowed_updates": "mesage",
+    "allowed_updates": "chat-member",
     "webhook_connections": "0",
     "ip_address": "localhost",
     "drop_pending": "perhaps",
