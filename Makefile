@@ -32,7 +32,7 @@ lint: build ## ruff, mypy, stubtest, cython-lint, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=src $(BIN)/stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt fasthook._scan fasthook._core
+	MYPYPATH=src $(BIN)/stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
 	$(BIN)/cython-lint --no-pycodestyle src
 	$(BIN)/codespell src tests bench docs examples README.md CHANGELOG.md
 

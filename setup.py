@@ -2,6 +2,7 @@
 
 import os
 import sys
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -22,16 +23,11 @@ sanitize = bool(os.environ.get("FASTHOOK_SANITIZE"))  # address and undefined-be
 annotate = bool(os.environ.get("FASTHOOK_ANNOTATE"))  # the yellow HTML beside each .pyx
 
 compile_args = ["/O2", "/std:c11"] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-Wno-unused-function"]
-link_args: list[str] = []
+link_args: list[str] = ["-Wl,-S"] if sys.platform == "darwin" else []  # no paths of the build in it
 macros: list[tuple[str, str | None]] = []
 if sanitize:
-    compile_args += [
-        "-g",
-        "-O1",
-        "-fno-omit-frame-pointer",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-    ]
+    compile_args += ["-g", "-O1", "-fno-omit-frame-pointer"]
+    compile_args += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     link_args += ["-fsanitize=address,undefined"]
 if trace:
     DIRECTIVES["linetrace"] = True
@@ -42,7 +38,7 @@ def extension(name: str) -> Extension:
     return Extension(
         f"fasthook.{name}",
         [f"src/fasthook/{name}.pyx"],
-        depends=["src/fasthook/_scan.pxd", "src/fasthook/_core.pxd", "src/fasthook/_native.h"],
+        depends=[*glob("src/fasthook/*.pxd"), "src/fasthook/_native.h"],
         include_dirs=["src/fasthook"],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
@@ -52,6 +48,8 @@ def extension(name: str) -> Extension:
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_scan", "_core", "_protocol")], compiler_directives=DIRECTIVES, annotate=annotate
+        [extension(name) for name in ("_scan", "_core", "_head", "_framing", "_protocol", "_asgi")],
+        compiler_directives=DIRECTIVES,
+        annotate=annotate,
     )
 )

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from fasthook import Update
-from fasthook.dispatch import GaveUp
 from fasthook.handlers import Target, TargetError, adapt, load
+from fasthook.lanes import GaveUp
 from updates import update
 
 PATIENCE = 20.0
@@ -64,7 +64,8 @@ def test_a_target_of_the_wrong_form(name: str) -> None:
     [
         ("nosuch:handler", "there is no module 'nosuch' here or on the Python path", False),
         ("nosuch.inner:handler", "there is no module 'nosuch' here or on the Python path", False),
-        ("plainbot.py:handler", "there is no module 'plainbot.py' here or on the Python path", False),
+        ("plainbot.py:handler", "'plainbot.py' is a file, not a module: give plainbot:handler", False),
+        ("exits:handler", "the module 'exits' calls sys.exit(3) when it is imported", False),
         ("plainbot:nothing", "the module 'plainbot' has no attribute 'nothing'", False),
         ("plainbot:handler.nothing", "the module 'plainbot' has no attribute 'handler.nothing'", False),
         ("needs:handler", "the module 'needs' imports 'not_installed_here', which is not installed", True),
@@ -79,6 +80,7 @@ def test_each_wrong_target_has_words_of_its_own(
     module("plainbot", "def handler(update): ...\n")
     module("needs", "import not_installed_here\n")
     module("broken", "1 / 0\n")
+    module("exits", "raise SystemExit(3)\n")
     module("typo", "def handler(update: ...\n")
     with pytest.raises(TargetError) as raised:
         load(target)
@@ -165,6 +167,7 @@ def generator(update: Update) -> Any:
     ("value", "words"),
     [
         ("text", "a str is not a handler: it cannot be called with an update"),
+        (5, "an int is not a handler: it cannot be called with an update"),
         (None, "a NoneType is not a handler: it cannot be called with an update"),
         (Caller, "Caller is a class: make an object of it, or name a function"),
         (generator, "the handler is a generator: it must return, not yield"),

@@ -239,3 +239,20 @@ def test_the_repr_tells_no_secret() -> None:
     assert "AAF-abc_DEF" not in shown
     assert "hush" not in shown
     assert "port=8000" in shown
+
+
+def test_keywords_are_named_as_keywords() -> None:
+    """`Hook(...)` has no flags."""
+    for given, words in [
+        ({"header_timeout": 0}, "header_timeout: must be a time from 0.1 to 3600 seconds"),
+        ({"ssl_keyfile": "key.pem"}, "ssl_keyfile: needs ssl_certfile beside it"),
+        ({"header_timout": 5}, "header_timout: no such setting; did you mean header_timeout?"),
+    ]:
+        with pytest.raises(SettingsError) as raised:
+            load(given, {}, keywords=True)
+        assert str(raised.value).startswith(words)
+
+
+def test_a_key_that_is_twice_in_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "keep_alive = 5\nkeep-alive = 6\n")
+    assert message({}, config=file) == f"{file}: keep-alive: it is there twice, also as keep_alive"

@@ -24,6 +24,8 @@ from bench.peers.install import (
 LIMIT = "limit.c"
 NOOP = "fasthook memory: (no-op)"
 DATA = "fasthook memory: (update.data)"
+JOURNAL = "fasthook journal: (no-op)"
+HANDLED = "fasthook --ack handled (no-op)"
 MINIMAL = "minimal raw ASGI app"
 HOOK = "Hook under uvicorn"
 RAW_ASGI = "raw ASGI + orjson on uvicorn"
@@ -91,6 +93,8 @@ PEERS = (
     Peer(LIMIT, Built("limit"), lambda port, state: [str(build("limit")), str(port)], refuses=None, handles=False),
     Peer(NOOP, Fasthook(), _fasthook("noop")),
     Peer(DATA, Fasthook(), _fasthook("data")),
+    Peer(JOURNAL, Fasthook(), _fasthook("noop", queue="journal:{state}/journal")),
+    Peer(HANDLED, Fasthook(), _fasthook("noop", "--ack", "handled")),
     Peer("fasthook --http asgi (no-op)", Fasthook(), _fasthook("noop", "--http", "asgi")),
     Peer(MINIMAL, _ASGI_PAIR, _uvicorn("asgi_minimal", OWN_BIN), refuses=None, handles=False),
     Peer(HOOK, Fasthook("Hook"), _uvicorn("asgi_hook", OWN_BIN)),

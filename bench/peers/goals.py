@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.peers.catalog import AIOGRAM, DATA, FASTAPI, HOOK, LIMIT, MINIMAL, NOOP, PTB, RAW_ASGI
+from bench.peers.catalog import AIOGRAM, DATA, FASTAPI, HOOK, JOURNAL, LIMIT, MINIMAL, NOOP, PTB, RAW_ASGI
 from bench.peers.measure import Sample, Series
 
 STEADY_RATE = 5_000  # requests/s
@@ -67,6 +67,7 @@ def of_table(series: list[Series]) -> list[Goal]:
     return [
         Goal("fasthook memory: with a no-op coroutine, x limit.c", _times(rows, NOOP, LIMIT), 1.6),
         Goal("fasthook memory: reading update.data, x limit.c", _times(rows, DATA, LIMIT), 2.4),
+        Goal("fasthook journal: with a no-op coroutine, x limit.c", _times(rows, JOURNAL, LIMIT), 3.2),
         Goal("Hook, x a minimal raw ASGI app under the same uvicorn", _times(rows, HOOK, MINIMAL), 1.10),
         Goal("raw ASGI + orjson on uvicorn, x fasthook", _times(rows, RAW_ASGI, NOOP), 7, at_most=False),
         Goal("FastAPI, x fasthook", _times(rows, FASTAPI, NOOP), 25, at_most=False),

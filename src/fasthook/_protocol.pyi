@@ -1,18 +1,12 @@
 import asyncio
-from collections.abc import Callable
 from typing import Any, final
 
-from fasthook._core import Gate, Route, Verdict
-from fasthook._scan import Admitted
+from fasthook._core import Verdict
 from fasthook.receiver import Receiver
 
 EDGE_COUNTERS: tuple[str, ...]
 
-def asgi_head(
-    gate: Gate, scope: Any, addresses: Callable[[str | None, str], tuple[str | None, bool]] | None
-) -> Verdict | Route: ...
-def asgi_body(gate: Gate, route: Route, raw: bytes) -> Verdict | Admitted: ...
-def find_receiver(app: Any) -> Receiver: ...
+def find_receiver(app: Any) -> Receiver | None: ...
 
 class Edge:
     def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None: ...
@@ -24,8 +18,6 @@ class Edge:
     def open(self) -> int: ...
     def reap(self) -> None: ...
     def next_turn(self) -> None: ...
-
-class Memory: ...
 
 @final
 class HookProtocol:

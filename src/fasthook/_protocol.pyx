@@ -2,19 +2,24 @@
 
 llhttp, through httptools, reads the bytes. It is fed one message at a time: up to the end of a head, then up to the end
 of its body, so that a verdict falls before a byte of the body is kept, requests are answered one by one, and every byte
-of a head is counted. What it refuses is refused; the rules beyond it are in `_Request.check`.
+of a head is counted. What it refuses is refused; the rules beyond it are those of `_head`.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.time cimport monotonic_ns, time
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 from fasthook._core cimport (
-    BAD_REQUEST, BAD_VERSION, CROWDED, ENCODED, EXPECTATION, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG,
-    TIMEOUT, TOO_LARGE, TUNNEL, Gate, Route, Stats, Verdict,
+    BAD_REQUEST, BAD_VERSION, CROWDED, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG, TIMEOUT, TOO_LARGE,
+    Gate, Route, Stats, Verdict,
 )
+from fasthook._framing cimport (
+    ENDED, OVERLONG, ChunkMeter, HeadMeter, Memory, asks_for_head, measure_chunks, measure_head, plain_request_line,
+    remember,
+)
+from fasthook._head cimport Head, path_of
 
 import asyncio
 import logging
@@ -22,10 +27,10 @@ from time import monotonic
 
 import httptools
 
+from fasthook.access import AccessLog
 from fasthook.telegram.networks import caller as _caller
 
 log = logging.getLogger("fasthook.edge")
-access_log = logging.getLogger("fasthook.access")
 
 _ParserError = httptools.HttpParserError
 _ParserUpgrade = httptools.HttpParserUpgrade
@@ -43,9 +48,6 @@ cdef enum:
     TURN = 512                 # requests in one turn of the loop, before handlers get theirs
     SHARE = 16                 # of one connection in it
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
-    MAX_CHUNK_DIGITS = 16
-    LAST = 16                  # bytes of a request line that are kept to look at its end
-    MAX_LENGTH_DIGITS = 7      # of a Content-Length whose head is remembered
     UNREAD_SECONDS = 30        # for a peer that does not read its answer
     LINGER_SECONDS = 2         # for a peer to read an answer after which the connection is closed
 
@@ -83,10 +85,10 @@ cdef class Edge:
     cdef Gate gate
     cdef Stats stats
     cdef object accept, reject, allowed, trusted
-    cdef bytes token           # not to be logged
+    cdef object access         # the access log, or None
     cdef Py_ssize_t base
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
-    cdef bint remember, access
+    cdef bint remember
     cdef bint reaping          # the reaper will come
     cdef int turn              # requests taken since the loop was last free to do something else
     cdef list delayed          # connections that wait for that
@@ -103,7 +105,6 @@ cdef class Edge:
         self.base = self.stats.counters - N_EDGE
         self.accept = receiver.accept
         self.reject = receiver.reject
-        self.token = (settings.token or "").encode()
         self.allowed = settings.allow_ip
         self.trusted = settings.trusted_proxy
         self.max_connections = settings.max_connections
@@ -112,7 +113,7 @@ cdef class Edge:
         self.max_target = settings.max_target
         self.delayed = []
         self.remember = receiver.remember_heads
-        self.access = settings.access_log
+        self.access = AccessLog(settings) if settings.access_log else None
         self.times[OPENING] = self.times[HEAD] = settings.header_timeout
         self.times[BODY] = settings.body_timeout
         self.times[IDLE] = settings.keep_alive
@@ -208,251 +209,46 @@ cdef Edge edge_of(receiver, loop):
 
 
 def find_receiver(app):
-    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it."""
+    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None."""
     seen = app
     while seen is not None:
         receiver = getattr(seen, "receiver", None)
         if receiver is not None and hasattr(receiver, "gate_is_open"):
             return receiver
         seen = getattr(seen, "app", None)
-    raise TypeError(f"HookProtocol serves a fasthook.Hook, not {type(app).__name__}")
+    return None
 
 
-# ---------------------------------------------------------------- small readers of bytes
+# ---------------------------------------------------------------- a connection
 
-cdef int64_t HUGE = <int64_t>1 << 56
-
-
-cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssize_t size) noexcept:
-    """Whether a header's name is this one. Names are tokens, in which setting bit 5 only changes letters."""
-    cdef Py_ssize_t i
-    for i in range(size):
-        if name[i] | 0x20 != <unsigned char>lower[i]:
-            return False
-    return True
-
-
-cdef int64_t plain_number(const unsigned char *at, Py_ssize_t size) noexcept:
-    """The number that these bytes are, if they are digits and nothing else (2**56 for any above that); else -1."""
-    cdef int64_t n = 0
-    cdef Py_ssize_t i
-    for i in range(size):
-        if not c'0' <= at[i] <= c'9':
-            return -1
-        n = n * 10 + (at[i] - c'0') if n < HUGE else HUGE
-    return (n if n < HUGE else HUGE) if size else -1
-
-
-cdef bint valid_host(bytes host) noexcept:
-    """`uri-host [ ":" port ]` (RFC 9110, section 7.2): a name, an IPv4 address, or an IPv6 address in brackets."""
-    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(host)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(host), i = 0
-    cdef unsigned char b
-    if size == 0:
-        return False
-    if at[0] == c'[':
-        while i < size and at[i] != c']':
-            i += 1
-            if i < size and not (at[i] == c']' or at[i] == c':' or at[i] == c'.' or is_hex(at[i])):
-                return False
-        if i == size or i < 3:
-            return False
-        i += 1
-    else:
-        while i < size and at[i] != c':':
-            b = at[i]
-            if not (is_hex(b) or c'g' <= b | 0x20 <= c'z' or b == c'-' or b == c'.' or b == c'_' or b == c'~' or b == c'%'):
-                return False
-            i += 1
-        if i == 0:
-            return False
-    if i < size:
-        if at[i] != c':' or size - i > 6:
-            return False
-        for i in range(i + 1, size):
-            if not c'0' <= at[i] <= c'9':
-                return False
-    return True
-
-
-cdef inline bint is_hex(unsigned char b) noexcept:
-    return c'0' <= b <= c'9' or c'a' <= b | 0x20 <= c'f'
-
-
-cdef enum:  # the parts of a chunked body
-    SIZE, EXTENSION, DATA, DATA_END, TRAILER, TRAILER_LINE, ENDED, OVERLONG
-
-cdef struct Meter:
-    int part
-    int64_t left      # bytes of data before the chunk ends
-    int digits        # of a chunk's size
-    Py_ssize_t extra  # bytes of extensions and trailers
-
-
-cdef Py_ssize_t measure(Meter *m, const unsigned char *at, Py_ssize_t size) noexcept:
-    """How many of these bytes belong to a chunked body. Finds its end and counts; what is valid, llhttp says."""
-    cdef Py_ssize_t i = 0
-    cdef unsigned char b
-    while i < size and m.part < ENDED:
-        if m.part == DATA:
-            if m.left > size - i:
-                m.left -= size - i
-                return size
-            i += m.left
-            m.left = 0
-            m.part = DATA_END
-            continue
-        b = at[i]
-        i += 1
-        if m.part == SIZE:
-            if is_hex(b):
-                m.digits += 1
-                m.left = m.left << 4 | (b - c'0' if b <= c'9' else (b | 0x20) - c'a' + 10)
-                if m.digits > MAX_CHUNK_DIGITS or m.left < 0 or m.left >> 56:
-                    m.part = OVERLONG
-                continue
-            m.part = EXTENSION
-        if m.part == EXTENSION:
-            m.extra += b != c'\r' and b != c'\n'
-            if b == c'\n':
-                m.part = DATA if m.left else TRAILER
-                m.digits = 0
-        elif m.part == DATA_END:
-            if b == c'\n':
-                m.part = SIZE
-        elif m.part == TRAILER:  # at the beginning of a line
-            if b == c'\n':
-                m.part = ENDED
-            elif b != c'\r':
-                m.extra += 1
-                m.part = TRAILER_LINE
-        else:
-            m.extra += 1
-            if b == c'\n':
-                m.part = TRAILER
-    return i
-
-
-# ---------------------------------------------------------------- for the ASGI door
-
-def asgi_head(Gate gate not None, dict scope not None, addresses):
-    """The gate's word on a head that an ASGI server has read: a Verdict, or the Route to give the body to.
-
-    `addresses`: None, or called with the peer's address and X-Forwarded-For; it answers who calls and whether it may.
-    """
-    cdef bytes name, value, secret = None, forwarded = b""
-    cdef const unsigned char *at
-    cdef Py_ssize_t size
-    cdef int64_t length = -1
-    cdef bint encoded = False, allowed = True, conflict = False
-    for pair in scope["headers"]:
-        name, value = pair
-        at = <const unsigned char *>PyBytes_AS_STRING(name)
-        size = PyBytes_GET_SIZE(name)
-        if size == 31 and same_name(at, b"x-telegram-bot-api-secret-token", 31):
-            conflict |= secret is not None and secret != value
-            secret = value
-        elif size == 14 and same_name(at, b"content-length", 14):
-            length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        elif size == 16 and same_name(at, b"content-encoding", 16):
-            encoded |= value.lower() != b"identity"
-        elif size == 15 and same_name(at, b"x-forwarded-for", 15):
-            forwarded = forwarded + b"," + value if forwarded else value
-    client = scope.get("client")
-    caller = client[0] if client else None
-    if addresses is not None:
-        caller, allowed = addresses(caller, forwarded.decode("latin-1"))
-        if not allowed:
-            return gate._refuse(None, FORBIDDEN)
-    cdef str path = scope["path"], root = scope.get("root_path")
-    if root and path.startswith(root):
-        path = path[len(root):]
-    cdef Route route = gate._find(path.encode())
-    cdef bint genuine = route is not None and secret is not None and not conflict and route.genuine(secret)
-    # the clock is only for the bucket of a caller with a wrong secret
-    judged = gate._judge(route, scope["method"] == "POST", length, genuine, caller, 0 if genuine else monotonic_ns())
-    return gate._refuse(<Route>judged, ENCODED) if encoded and type(judged) is Route else judged
-
-
-def asgi_body(Gate gate not None, Route route not None, bytes raw not None):
-    """The gate's word on a body: a Verdict, or the admitted update."""
-    if PyBytes_GET_SIZE(raw) > gate.max_body:
-        return gate._refuse(route, TOO_LARGE)
-    return gate.body(route, raw, time(), 0 if gate.chats is None else monotonic_ns())
-
-
-# ---------------------------------------------------------------- a request
-
-cdef struct Facts:  # of a head; all zero at its beginning
-    Py_ssize_t size         # bytes
+cdef struct Facts:  # of a request; all zero at its beginning
+    HeadMeter line          # and the rest of the head
+    ChunkMeter chunks
     Py_ssize_t target_size
-    Py_ssize_t line_size    # of the request line, with its CR LF
-    bint line_over          # it has ended
-    unsigned char last[LAST]  # its last bytes, each at its place modulo LAST
-    int line_end            # how much of CR LF CR LF the last bytes were
-    int headers, hosts, codings, secrets
-    int64_t length          # declared, -1: none
     bint complete           # llhttp has seen the end of the head
     bint whole              # llhttp has seen the end of the message
-    bint genuine
-    bint chunked            # the one coding is chunked
-    bint expects, other_expectation, encoded, upgrade, closing
-    bint found              # the target was looked up
+    bint upgrade
 
 
-cdef class Memory:
-    """A head that was accepted: what stands before and behind the digits of its Content-Length, and what it meant."""
-
-    cdef bytes before
-    cdef bytes behind
-    cdef Route route
-    cdef int64_t generation
-
-    cdef Py_ssize_t match(self, const unsigned char *at, Py_ssize_t size, int64_t *length) noexcept:
-        """The size of the head, if these bytes begin with the same one; else 0. `length`: its Content-Length."""
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.before), rest = PyBytes_GET_SIZE(self.behind), i = n
-        cdef int64_t value = 0
-        if size < n + 1 + rest or memcmp(at, PyBytes_AS_STRING(self.before), n) != 0:
-            return 0
-        while i < size - rest and i - n < MAX_LENGTH_DIGITS and c'0' <= at[i] <= c'9':
-            value = value * 10 + (at[i] - c'0')
-            i += 1
-        if i == n or memcmp(at + i, PyBytes_AS_STRING(self.behind), rest) != 0:
-            return 0
-        length[0] = value
-        return i + rest
-
-
-cdef Memory remember(const unsigned char *head, Py_ssize_t size, Route route, int64_t generation):
-    """A memory of this head, whose only Content-Length llhttp has accepted; None if its line is not found."""
-    cdef Memory memory
-    cdef Py_ssize_t i, digits
-    for i in range(size - 17):
-        if head[i] == c'\n' and same_name(head + i + 1, b"content-length:", 15):
-            i += 16
-            while head[i] == c' ' or head[i] == c'\t':
-                i += 1
-            digits = 0
-            while c'0' <= head[i + digits] <= c'9':
-                digits += 1
-            memory = Memory.__new__(Memory)
-            memory.before = PyBytes_FromStringAndSize(<const char *>head, i)
-            memory.behind = PyBytes_FromStringAndSize(<const char *>head + i + digits, size - i - digits)
-            memory.route = route
-            memory.generation = generation
-            return memory
-    return None
+cdef bytes misused(bytes status, bytes words):
+    """The answer of a server that is set up wrongly."""
+    return (
+        b"HTTP/1.1 %s\r\ncontent-length: %d\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n%s"
+        % (status, len(words), words)
+    )
 
 
 @cython.final
 cdef class HookProtocol:
     """A connection. `uvicorn.Config(hook, http="fasthook._protocol:HookProtocol")` runs it; `hook` is a `fasthook.Hook`.
 
-    TypeError: uvicorn serves something else.
+    With something else in its place every connection gets 500, with a hook that was not started 503; the log says why, once.
     """
 
     cdef Edge edge
-    cdef object receiver, loop, server_state, transport, write, parser, peer
+    cdef object config, receiver, loop, server_state, transport, write, parser
+    cdef object peer           # its address, None: it has none
+    cdef object caller         # who asks, behind a trusted proxy
     cdef Link link
     cdef int state
     cdef Memory memory
@@ -466,10 +262,8 @@ cdef class HookProtocol:
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
     cdef Facts facts
-    cdef Meter meter
-    cdef bytes target
-    cdef bytes host
-    cdef list forwarded
+    cdef Head head
+    cdef bytes method, target
     cdef Route route           # of its path
     cdef bint keeps            # its body
     cdef bint answered         # already, before its body has come
@@ -481,10 +275,12 @@ cdef class HookProtocol:
     def __init__(self, config, server_state, app_state=None, _loop=None):
         if not config.loaded:
             config.load()
+        self.config = config
         self.receiver = find_receiver(config.loaded_app)
         self.loop = _loop or asyncio.get_event_loop()
         self.server_state = server_state
         self.state = CLOSED
+        self.head = Head.__new__(Head)
         self.link.owner = <void *>self
 
     def __dealloc__(self):
@@ -496,16 +292,20 @@ cdef class HookProtocol:
         self.transport = transport
         self.write = transport.write
         self.server_state.connections.add(self)
+        if self.receiver is None:
+            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave http away")
+            self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
+            return
         if not self.receiver.gate_is_open:
-            log.error("the hook is not started: leave uvicorn's lifespan on")
-            transport.close()
+            self.tell_once("the hook is not started: leave uvicorn's lifespan on, or start it with hook.running()")
+            self.turn_away(misused(b"503 Service Unavailable", b"the hook is not started\n"))
             return
         self.edge = edge_of(self.receiver, self.loop)
         self.edge.opened()
         self.came = monotonic_ns()
         self.begin_request()
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else None
+        self.peer = self.caller = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
             self.respond(self.edge.gate._refuse(None, CROWDED))
@@ -615,6 +415,8 @@ cdef class HookProtocol:
             return 0
         self.began = True
         self.route = memory.route
+        if self.edge.access is not None:
+            self.method, self.caller = b"POST", memory.caller
         self.admit(memory.route, PyBytes_FromStringAndSize(<const char *>at + head, length))
         return head + length
 
@@ -630,54 +432,14 @@ cdef class HookProtocol:
             self.feed(chunk, used, n)
             self.after_body()
             return n
-        n = self.head_part(data + used, size - used)
+        n = measure_head(&self.facts.line, data + used, size - used, self.edge.max_head)
         self.feed(chunk, used, n)
         self.after_head(data + used, n)
         return n
 
-    cdef Py_ssize_t head_part(self, const unsigned char *at, Py_ssize_t size) noexcept:
-        """Up to CR LF CR LF, and not much more than a head may have."""
-        cdef Py_ssize_t i = 0, room = self.edge.max_head + 1 - self.facts.size
-        cdef int line_end = self.facts.line_end
-        if size > room:
-            size = room
-        while i < size and line_end < 4:
-            if at[i] == c'\r':
-                line_end = 3 if line_end == 2 else 1
-            elif at[i] == c'\n' and (line_end == 1 or line_end == 3):
-                line_end += 1
-            else:
-                line_end = 0
-            if not self.facts.line_over:
-                self.request_line(at[i], line_end)
-            i += 1
-        self.facts.line_end = line_end
-        self.facts.size += i
-        return i
-
-    cdef inline void request_line(self, unsigned char b, int line_end) noexcept:
-        """Count a byte of the request line; one that is empty doesn't count."""
-        self.facts.last[self.facts.line_size % LAST] = b
-        self.facts.line_size += 1
-        if b == c'\n':
-            self.facts.line_over = self.facts.line_size > 2 or (line_end != 2 and line_end != 4)
-            if not self.facts.line_over:
-                self.facts.line_size = 0
-
-    cdef bint plain_request_line(self, Py_ssize_t method) noexcept:
-        """Whether the line is a method, a target and HTTP/d.d with one space between: llhttp takes more than that."""
-        cdef const char *name = b"HTTP/"
-        cdef Py_ssize_t i, size = self.facts.line_size
-        if size != method + self.facts.target_size + 12:
-            return False
-        for i in range(5):
-            if self.facts.last[(size - 10 + i) % LAST] != <unsigned char>name[i]:
-                return False
-        return True
-
     cdef Py_ssize_t body_part(self, const unsigned char *at, Py_ssize_t size) noexcept:
-        if self.facts.chunked:
-            return measure(&self.meter, at, size)
+        if self.head.chunked:
+            return measure_chunks(&self.facts.chunks, at, size)
         if size > self.missing:
             size = self.missing
         self.missing -= size
@@ -699,20 +461,24 @@ cdef class HookProtocol:
         return 0
 
     cdef int after_head(self, const unsigned char *head, Py_ssize_t n) except -1:
-        cdef bint cut = n != self.facts.size
+        cdef bint cut = n != self.facts.line.size
+        cdef int refused
         if self.state == LINGER or self.state == CLOSED:
             return 0
         if self.facts.target_size > self.edge.max_target:
             return self.fail(TARGET_TOO_LONG)
-        if self.facts.size > self.edge.max_head:
+        if self.facts.line.size > self.edge.max_head:
             return self.fail(HEAD_TOO_LARGE)
         if not self.facts.complete:
-            if self.facts.line_end == 4:
-                if self.facts.line_over:  # llhttp wants more: it takes this for the beginning of HTTP/2
-                    return self.fail(BAD_VERSION if self.parser.get_http_version() == "2.0" else BAD_REQUEST)
-                self.facts.line_end = 0  # empty lines before a request
+            refused = self.line_fault() if self.facts.line.line_over else 0
+            if refused:
+                return self.fail(refused)
+            if self.facts.line.line_end == 4:
+                if self.facts.line.line_over:
+                    return self.fail(BAD_REQUEST)  # we saw an end where llhttp wants more
+                self.facts.line.line_end = 0  # empty lines before a request
             return 0
-        if self.facts.line_end != 4:
+        if self.facts.line.line_end != 4:
             return self.fail(BAD_REQUEST)  # llhttp saw an end where we did not
         judged = self.judge()
         if type(judged) is not Route:
@@ -722,30 +488,30 @@ cdef class HookProtocol:
                 return 0
         else:
             self.keeps = True
-            if self.facts.expects:
+            if self.head.expects:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.facts.upgrade:
             self.ignore_upgrade()
         if not self.facts.whole:
-            self.missing = self.facts.length
+            self.missing = self.head.length
             self.enter(BODY)
             if self.keeps and self.edge.remember and not (
-                cut or self.facts.chunked or self.facts.expects or self.facts.upgrade or self.http10
+                cut or self.head.chunked or self.head.expects or self.facts.upgrade or self.http10
                 or not self.keep_alive
             ):
-                self.memory = remember(head, n, <Route>judged, self.edge.gate.generation)
+                self.memory = remember(head, n, <Route>judged, self.edge.gate.generation, self.caller)
             return 0
         return self.finish_request()
 
     cdef int ignore_upgrade(self) except -1:
         """llhttp takes what follows a head with Upgrade for another protocol. To us it is the body that was declared."""
         self.parser = None
-        if self.facts.length <= 0 and not self.facts.chunked:
+        if self.head.length <= 0 and not self.head.chunked:
             return 0
         self.facts.whole = False
         self.replaying = True
         self.parser = _Parser(self)
-        coding = b"transfer-encoding: chunked" if self.facts.chunked else b"content-length: %d" % self.facts.length
+        coding = b"transfer-encoding: chunked" if self.head.chunked else b"content-length: %d" % self.head.length
         self.parser.feed_data(b"POST / HTTP/1.1\r\nhost: a\r\n%s\r\n\r\n" % coding)
         self.replaying = False
         return 0
@@ -753,16 +519,16 @@ cdef class HookProtocol:
     cdef int after_body(self) except -1:
         if self.state == LINGER or self.state == CLOSED:
             return 0
-        if self.meter.part == OVERLONG:
+        if self.facts.chunks.part == OVERLONG:
             return self.fail(BAD_REQUEST)
-        if self.facts.size + self.meter.extra > self.edge.max_head or self.facts.headers > self.edge.max_headers:
+        if self.facts.line.size + self.facts.chunks.extra > self.edge.max_head or self.head.headers > self.edge.max_headers:
             return self.fail(HEAD_TOO_LARGE)
         if self.dropped > self.edge.gate.max_body:
             if self.keeps:
                 return self.fail(TOO_LARGE)
             self.linger()  # answered long ago, and still sending
             return 0
-        if self.facts.whole != (self.meter.part == ENDED if self.facts.chunked else self.missing == 0):
+        if self.facts.whole != (self.facts.chunks.part == ENDED if self.head.chunked else self.missing == 0):
             return self.fail(BAD_REQUEST)  # two readings of where the body ends
         if self.facts.whole:
             return self.finish_request()
@@ -787,58 +553,18 @@ cdef class HookProtocol:
         self.target = part if self.target is None else self.target + part
 
     def on_header(self, bytes name, bytes value):
-        cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(name)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
         if self.replaying:
             return
-        self.facts.headers += 1
         if self.facts.complete:
-            return  # a trailer
-        value = value.strip(b" \t")
-        if size == 4:
-            if same_name(at, b"host", 4):
-                self.facts.hosts += 1
-                self.host = value
-        elif size == 6:
-            if same_name(at, b"expect", 6):
-                if value.lower() == b"100-continue":
-                    self.facts.expects = True
-                else:
-                    self.facts.other_expectation = True
-        elif size == 10:
-            if same_name(at, b"connection", 10):
-                self.facts.closing |= b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
-        elif size == 14:
-            if same_name(at, b"content-length", 14):
-                self.facts.length = plain_number(<const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-                if self.facts.length < 0:
-                    self.facts.codings += 2  # not plain digits: refused below
-        elif size == 15:
-            if same_name(at, b"x-forwarded-for", 15):
-                if self.forwarded is None:
-                    self.forwarded = []
-                self.forwarded.append(value)
-        elif size == 16:
-            if same_name(at, b"content-encoding", 16):
-                self.facts.encoded |= value.lower() != b"identity"
-        elif size == 17:
-            if same_name(at, b"transfer-encoding", 17):
-                self.facts.codings += 1
-                self.facts.chunked = value.lower() == b"chunked"
-        elif size == 31:
-            if same_name(at, b"x-telegram-bot-api-secret-token", 31):
-                self.find_route()
-                self.facts.secrets += 1
-                self.facts.genuine = (
-                    self.route is not None and self.route.genuine(value)
-                    and (self.facts.secrets == 1 or self.facts.genuine)
-                )
+            self.head.headers += 1  # a trailer
+        else:
+            self.head.add(name, value)
 
     def on_headers_complete(self):
         if not self.replaying:
             self.facts.complete = True
             # llhttp forgets it with the end of the message, and lets keep-alive win over close in HTTP/1.0
-            self.keep_alive = self.parser.should_keep_alive() and not self.facts.closing
+            self.keep_alive = self.parser.should_keep_alive() and not self.head.closes()
 
     def on_body(self, bytes part):
         if not self.keeps:
@@ -862,75 +588,38 @@ cdef class HookProtocol:
 
     cdef object judge(self):
         """A Verdict, or the Route to give the body to: the rules beyond llhttp's, then the gate's."""
-        cdef Facts *facts = &self.facts
         cdef Gate gate = self.edge.gate
-        cdef str version = self.parser.get_http_version()
-        cdef bytes method = self.parser.get_method()
-        cdef int refused
-        self.http10 = version == "1.0"
-        self.bare = method == b"HEAD"
-        if facts.expects and self.http10:
-            facts.expects = False  # RFC 9110, section 10.1.1
-        self.find_route()
-        refused = self.check(version, method)
+        cdef Head head = self.head
+        cdef bytes path = path_of(self.target, head.host)
+        cdef int refused = self.line_fault()
+        self.bare = self.method == b"HEAD"
+        if self.http10:
+            head.expects = False  # RFC 9110, section 10.1.1
+        if path is not None:
+            self.route = gate._find(path)
+        if self.edge.trusted is not None:
+            self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
+        if not refused:
+            refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
+        if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
+            refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:
             return gate._refuse(self.route, refused)
-        caller = self.peer
-        if self.edge.trusted is not None:
-            caller = _caller(self.peer, b",".join(self.forwarded or ()).decode("latin-1"), self.edge.trusted)
-            if self.edge.allowed is not None and caller not in self.edge.allowed:
-                return gate._refuse(self.route, FORBIDDEN)
-        judged = gate._judge(self.route, method == b"POST", facts.length, facts.genuine, caller, self.came)
-        if type(judged) is Route:
-            if facts.other_expectation:
-                judged = gate._refuse(self.route, EXPECTATION)
-            elif facts.encoded:
-                judged = gate._refuse(self.route, ENCODED)
-        if type(judged) is not Route and (facts.expects or facts.other_expectation):
+        judged = head.judge(gate, self.route, self.method == b"POST", self.caller, self.came)
+        if type(judged) is not Route and (head.expects or head.other_expectation):
             self.keep_alive = False  # the peer may send the body or not: where the next request begins is unknown
         return judged
 
-    cdef int check(self, str version, bytes method) except -1:
-        """What llhttp lets through and HTTP does not, or we do not; 0 if there is nothing."""
-        cdef Facts *facts = &self.facts
-        if version == "0.9" or not self.plain_request_line(PyBytes_GET_SIZE(method)):
+    cdef int line_fault(self) except -1:
+        """What llhttp lets through as a request line and we do not; 0 if there is nothing."""
+        cdef str version = self.parser.get_http_version()
+        self.method = self.parser.get_method()
+        self.http10 = version == "1.0"
+        if version == "0.9":
             return BAD_REQUEST
-        if version != "1.1" and not self.http10:
-            return BAD_VERSION
-        if facts.headers > self.edge.max_headers:
-            return HEAD_TOO_LARGE
-        if facts.codings > 1 or (facts.codings == 1 and (not facts.chunked or self.http10 or facts.length >= 0)):
+        if not plain_request_line(&self.facts.line, PyBytes_GET_SIZE(self.method), self.facts.target_size):
             return BAD_REQUEST
-        if facts.hosts > 1 or (facts.hosts == 0 and not self.http10) or (facts.hosts == 1 and not valid_host(self.host)):
-            return BAD_REQUEST
-        if method == b"CONNECT":
-            return TUNNEL
-        if self.path() is None:
-            return BAD_REQUEST
-        return 0
-
-    cdef int find_route(self) except -1:
-        """The route of the target, once all of it is known."""
-        if not self.facts.found:
-            self.facts.found = True
-            path = self.path()
-            self.route = None if path is None else self.edge.gate._find(path)
-        return 0
-
-    cdef bytes path(self):
-        """The path in the target; None if it is not one: neither that form nor the absolute one with the Host's authority."""
-        cdef bytes target = self.target
-        if target is None or b"#" in target:
-            return None
-        if not target.startswith(b"/"):
-            scheme, _, rest = target.partition(b"://")
-            if scheme.lower() not in (b"http", b"https"):
-                return None
-            authority, _, rest = rest.partition(b"/")
-            if self.facts.complete and self.host is not None and authority.lower() != self.host.lower():
-                return None
-            target = b"/" + rest
-        return target.partition(b"?")[0]
+        return 0 if version == "1.1" or self.http10 else BAD_VERSION
 
     # ------------------------------------------------------------ the answer
 
@@ -972,7 +661,7 @@ cdef class HookProtocol:
         self.server_state.total_requests += 1
         self.edge.count(SENT, PyBytes_GET_SIZE(data))
         self.edge.stats._observe(LATENCY, monotonic_ns() - self.came)
-        if self.edge.access:
+        if self.edge.access is not None:
             self.log_access(verdict)
         if close:
             self.linger()
@@ -985,14 +674,14 @@ cdef class HookProtocol:
         if self.answered:
             self.linger()
             return 0
-        self.bare = False
+        self.bare = asks_for_head(&self.facts.line)
         return self.respond(self.edge.gate._refuse(self.route, code))
 
     cdef int log_access(self, Verdict verdict) except -1:
-        path = self.route.path if self.route is not None else (self.target or b"-").partition(b"?")[0]
-        if self.edge.token and self.edge.token in path:
-            path = path.replace(self.edge.token, b"***")
-        access_log.info("%s %s %d %s", self.peer or "-", path.decode("latin-1"), verdict.status, verdict.name)
+        if self.method is None and self.target is not None:
+            self.method = self.parser.get_method()
+        method = None if self.method is None else self.method.decode()
+        self.edge.access(self.caller, method, self.target if self.route is None else self.route.path, verdict)
         return 0
 
     cdef int next_request(self) except -1:
@@ -1005,15 +694,15 @@ cdef class HookProtocol:
         return 0
 
     cdef void begin_request(self) noexcept:
-        if self.facts.size or self.route is None:
+        if self.facts.line.size or self.route is None:
             memset(&self.facts, 0, sizeof(Facts))
-            memset(&self.meter, 0, sizeof(Meter))
-            self.target = self.host = self.forwarded = None
+            self.head.clear()
+            self.method = self.target = None
+            self.caller = self.peer
             self.body = None
             self.keeps = self.answered = self.http10 = self.bare = False
             self.keep_alive = True
             self.missing = self.dropped = 0
-        self.facts.length = -1
         self.route = None
 
     cdef int go_on(self) except -1:
@@ -1031,6 +720,23 @@ cdef class HookProtocol:
         return 0
 
     # ------------------------------------------------------------ the end
+
+    cdef int tell_once(self, str words) except -1:
+        """Log what is wrong with the whole server, by its first connection."""
+        if not getattr(self.config, "fasthook_told", False):
+            self.config.fasthook_told = True
+            log.error(words)
+        return 0
+
+    cdef int turn_away(self, bytes answer) except -1:
+        """Answer before anything was asked, where there is no edge and so no reaper."""
+        self.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.loop.call_later(TLS_LINGER_SECONDS, self.transport.close)
+        return 0
 
     cdef void enter(self, int state) noexcept:
         self.state = state

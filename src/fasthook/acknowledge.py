@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Protocol
 
 import orjson
 
 from fasthook._core import CODES, Gate, Verdict
-from fasthook.queues import Delivery, Outcome, Queue
+from fasthook.queues import REPLY_BYTES, Delivery, Outcome, Queue, Reply
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
@@ -55,8 +56,20 @@ class Acknowledge(Protocol):
         """Whether a failed update goes back to Telegram, to be sent again."""
         ...
 
+    def returned(self, update: Update) -> bytes | None:
+        """What an update's handler returned, if that goes back in the answer: to be kept with it."""
+        ...
+
     def settled(self, update: Update) -> None:
         """An update was handled, or is a dead letter."""
+        ...
+
+    def recall(self, replies: Iterable[Reply]) -> None:
+        """What was returned before this start, oldest first."""
+        ...
+
+    def replies(self) -> list[Reply]:
+        """What is known of what was returned, oldest first."""
         ...
 
     def stop(self, left: list[Delivery]) -> list[Delivery]:
@@ -113,8 +126,17 @@ class WhenQueued:
     def hand_back(self, delivery: Delivery) -> bool:
         return False
 
+    def returned(self, update: Update) -> bytes | None:
+        return None
+
     def settled(self, update: Update) -> None:
         self._gate.settle(update)
+
+    def recall(self, replies: Iterable[Reply]) -> None:
+        pass  # a redelivery gets an empty 200
+
+    def replies(self) -> list[Reply]:
+        return []
 
     def stop(self, left: list[Delivery]) -> list[Delivery]:
         return left
@@ -148,7 +170,7 @@ class WhenHandled:
         self._deadline = deadline
         self._remember = remember
         self._runs: dict[Name, _Run] = {}
-        self._replies: OrderedDict[Name, Verdict] = OrderedDict()
+        self._replies = _Replies(remember)
         self._failures: OrderedDict[Name, int] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -159,7 +181,7 @@ class WhenHandled:
         run = self._runs.get(name)
         if update.redelivery:
             if run is None:
-                return self._replies.get(name, _DUPLICATE)
+                return self._replies.known.get(name, _DUPLICATE)
             if run.promoted:
                 return _ACCEPTED
             run.waiters.append(waiter)
@@ -184,7 +206,7 @@ class WhenHandled:
             self._end(update, _BUSY)
         else:
             self._gate.settle(update)  # handled before, or safe in the queue already
-            self._end(update, _DUPLICATE)
+            self._end(update, self._replies.known.get((update.bot_id, update.update_id), _DUPLICATE))
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state
@@ -218,6 +240,10 @@ class WhenHandled:
         self._end(update, _FAILED)
         return True
 
+    def returned(self, update: Update) -> bytes | None:
+        run = self._runs.get((update.bot_id, update.update_id))
+        return run.reply.body if run is not None and run.reply is not None else None
+
     def settled(self, update: Update) -> None:
         name = (update.bot_id, update.update_id)
         self._gate.settle(update)
@@ -226,9 +252,15 @@ class WhenHandled:
         if run is None:
             return
         if run.reply is not None:
-            self._replies[name] = run.reply
-            _shorten(self._replies, self._remember)
+            self._replies.add(name, run.reply)
         self._end(update, run.reply or _ACCEPTED)
+
+    def recall(self, replies: Iterable[Reply]) -> None:
+        for name, json in replies:
+            self._replies.add(name, Verdict(CODES["accepted"], json=json))
+
+    def replies(self) -> list[Reply]:
+        return [(name, verdict.body) for name, verdict in self._replies.known.items()]
 
     def stop(self, left: list[Delivery]) -> list[Delivery]:
         if self._timer:
@@ -242,6 +274,10 @@ class WhenHandled:
             else:
                 self._gate.release(update)
             self._end(update, _BUSY)
+        for run in self._runs.values():  # the queue doesn't have them yet: if it still takes them, they are known then
+            for waiter in run.waiters:
+                waiter.answer(_BUSY)
+        self._runs.clear()
         return acknowledged
 
     def _end(self, update: Update, verdict: Verdict) -> None:
@@ -274,6 +310,23 @@ class WhenHandled:
             log.info("update %d is acknowledged after %g s and goes on running", update_id, self._deadline)
         for waiter in waiters:
             waiter.answer(_ACCEPTED)
+
+
+class _Replies:
+    """The newest so many answers with a method in them, and no more bytes of them than `REPLY_BYTES`."""
+
+    def __init__(self, remember: int) -> None:
+        self.known: OrderedDict[Name, Verdict] = OrderedDict()
+        self._remember = remember
+        self._bytes = 0
+
+    def add(self, name: Name, verdict: Verdict) -> None:
+        old = self.known.pop(name, None)
+        self._bytes += len(verdict.body) - (len(old.body) if old else 0)
+        self.known[name] = verdict
+        while len(self.known) > self._remember or self._bytes > REPLY_BYTES:
+            _, oldest = self.known.popitem(last=False)
+            self._bytes -= len(oldest.body)
 
 
 def _shorten(known: OrderedDict[Name, Any], size: int) -> None:

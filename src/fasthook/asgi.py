@@ -10,8 +10,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from fasthook._core import CODES, Route, Verdict
-from fasthook._protocol import asgi_body, asgi_head
+from fasthook._asgi import Door, Waiter
+from fasthook._core import CODES, Verdict
+from fasthook.access import AccessLog
 from fasthook.handlers import complete
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, load
@@ -24,7 +25,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_INVALID = CODES["invalid"]
+_HTTP_2 = ("2", "3")
+_INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
 
 
 class Hook:
@@ -34,8 +36,9 @@ class Hook:
     environment (`FASTHOOK_…`), then from the defaults. `lifespan`: an async context manager, called with this object;
     what it yields is `update.state`.
 
-    It starts with the server's lifespan. Mounted where no lifespan reaches it, it starts on its first request and stops
-    when its loop does. SettingsError, TargetError: one line.
+    Its queue is `memory:` unless `queue` says otherwise. Under a server with several processes each of them knows only
+    its own duplicates, and says so. It starts with the server's lifespan. Mounted where no lifespan reaches it, it
+    starts on its first request and stops when its loop does. SettingsError, TargetError: one line.
     """
 
     def __init__(
@@ -45,22 +48,21 @@ class Hook:
         lifespan: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._set_up(handler, load(settings, os.environ), lifespan)
+        self._set_up(handler, load(settings, os.environ, keywords=True), lifespan, shared=True)
 
     @classmethod
     def of(cls, handler: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None) -> Hook:
         """A hook with settings that are already made."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan)
+        hook._set_up(handler, settings, lifespan, shared=False)
         return hook
 
-    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None) -> None:
+    def _set_up(self, handler: Any, settings: Settings, lifespan: Callable[[Any], Any] | None, *, shared: bool) -> None:
         self.settings = settings = complete(handler, settings)
         self.target = handler
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self)
-        checks = settings.allow_ip is not None or settings.trusted_proxy is not None
-        self._addresses = self._address if checks else None
-        self._answers: dict[Verdict, tuple[Message, Message]] = {}
+        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared)
+        self._door = Door(settings)
+        self._access = AccessLog(settings) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -71,32 +73,44 @@ class Hook:
         if not receiver.running:
             await self._start_late()
         gate = receiver.gate
-        judged = asgi_head(gate, scope, self._addresses)
-        if isinstance(judged, Route):
-            message = await receive()
-            if message["type"] != "http.request":
+        judged = self._door.head(gate, scope)
+        if isinstance(judged, Verdict):
+            return await self._refuse(scope, send, judged)
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        raw = message.get("body", b"")
+        if message.get("more_body", False):
+            raw = await self._rest(receive, raw)
+            if raw is None:
                 return None
-            raw = message.get("body", b"")
-            if message.get("more_body", False):
-                raw = await self._rest(receive, raw)
-                if raw is None:
-                    return None
-            answer = asgi_body(gate, judged, raw)
-            if not isinstance(answer, Verdict):
-                waiter = _Waiter()
-                verdict = receiver.accept(answer, waiter) or await waiter.future
-            elif answer.code == _INVALID:
-                waiter = _Waiter()
-                receiver.reject(judged, raw, waiter)
-                verdict = await waiter.future
-            else:
-                verdict = answer
-        else:
-            verdict = judged
-        known = self._answers.get(verdict) if scope["method"] == "POST" else None
-        start, body = known or self._messages(scope, verdict)
-        await send({**start, "headers": [*start["headers"]]})  # its own: a middleware may add to it
-        return await send({**body})
+        verdict = self._door.body(gate, judged, raw)
+        if not isinstance(verdict, Verdict):
+            waiter = Waiter()
+            verdict = receiver.accept(verdict, waiter) or await waiter.future
+        elif verdict.code == _INVALID and _is_cut(scope, raw):
+            verdict = gate.refuse(judged, _BAD_REQUEST)
+        elif verdict.code == _INVALID:
+            waiter = Waiter()
+            receiver.reject(judged, raw, waiter)
+            verdict = await waiter.future
+        if self._access is not None:
+            self._log(scope, verdict)
+        headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
+        await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
+        return await send({"type": "http.response.body", "body": verdict.body})
+
+    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict) -> None:
+        """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
+        if self._access is not None:
+            self._log(scope, verdict)
+        version = scope["http_version"]
+        headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
+        if version == "1.1" and not verdict.closes and any(name == b"expect" for name, _ in scope["headers"]):
+            headers.append((b"connection", b"close"))
+        body = b"" if scope["method"] == "HEAD" else verdict.body
+        await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,11 +171,14 @@ class Hook:
 
     # ------------------------------------------------------------ a request
 
-    def _address(self, peer: str | None, forwarded: str) -> tuple[str | None, bool]:
-        """Who calls, and whether it may."""
-        trusted, allowed = self.settings.trusted_proxy, self.settings.allow_ip
-        address = caller(peer, forwarded, trusted) if trusted is not None else peer
-        return address, allowed is None or address in allowed
+    def _log(self, scope: Scope, verdict: Verdict) -> None:
+        assert self._access is not None
+        address = scope["client"][0] if scope.get("client") else None
+        if (trusted := self.settings.trusted_proxy) is not None:
+            forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+            address = caller(address, forwarded.decode("latin-1"), trusted)
+        path = scope.get("raw_path") or scope["path"].encode()
+        self._access(address, scope["method"], path, verdict)
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes | None:
         """A body of several parts; more than is allowed, if it is too large; None if the peer went away."""
@@ -175,33 +192,14 @@ class Hook:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def _messages(self, scope: Scope, verdict: Verdict) -> tuple[Message, Message]:
-        """The two messages that answer a request; what they are for most is kept."""
-        headers = verdict.headers
-        if verdict.closes and scope["http_version"] not in ("1.0", "1.1"):
-            headers = tuple(pair for pair in headers if pair[0] != b"connection")  # RFC 9113, section 8.2.2
-        start = {"type": "http.response.start", "status": verdict.status, "headers": headers}
-        body = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else verdict.body}
-        if scope["method"] == "POST" and not verdict.closes:
-            self._answers[verdict] = start, body
-        return start, body
+
+def _without_connection(verdict: Verdict) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer over HTTP/2, which has none for the connection (RFC 9113, section 8.2.2)."""
+    return [pair for pair in verdict.headers if pair[0] != b"connection"]
 
 
-class _Waiter:
-    """A request of this door that waits for its answer."""
-
-    _verdict: Verdict | None = None
-    _future: asyncio.Future[Verdict] | None = None
-
-    @property
-    def future(self) -> asyncio.Future[Verdict]:
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-            if self._verdict is not None:
-                self._future.set_result(self._verdict)
-        return self._future
-
-    def answer(self, verdict: Verdict) -> None:
-        self._verdict = verdict
-        if self._future is not None and not self._future.done():
-            self._future.set_result(verdict)
+def _is_cut(scope: Scope, raw: bytes) -> bool:
+    """Whether the server kept a part of the body back, as uvicorn does behind a request to upgrade."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length")
+    return (length is not None and int(length) != len(raw)) or (not raw and b"upgrade" in headers)

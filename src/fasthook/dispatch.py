@@ -1,4 +1,4 @@
-"""The dispatcher gives updates to the handler: one at a time within a chat, many chats at once.
+"""The dispatcher gives updates to a handler in this loop: one at a time within a chat, many chats at once.
 
 A *runner* is a task that goes from one lane to the next for as long as there is work. A handler that doesn't wait for
 anything costs no task of its own; as soon as one does wait, the runner stays with it and another one goes on.
@@ -7,50 +7,24 @@ anything costs no task of its own; as soon as one does wait, the runner stays wi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import logging
-import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
+from fasthook.lanes import GaveUp, Lanes
 from fasthook.queues import Delivery
 from fasthook.update import Update
-
-log = logging.getLogger("fasthook.dispatch")
 
 Call = Callable[[Update], Awaitable[Any]]
 
 _SLICE = 0.005  # seconds that a runner keeps the loop to itself
-_FIRST_RETRY = 1.0  # seconds; each further one waits twice as long
-_LAST_RETRY = 60.0
-
-
-class GaveUp(Exception):
-    """A failure that no second try can mend. `reason`: what the dead letter says."""
-
-    def __init__(self, message: str, reason: str = "failed") -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class HandlerTimeout(TimeoutError):
     """A handler that ran past its deadline and was cancelled."""
 
     reason = "timeout"
-
-
-class Lane:
-    """The updates of one chat, in order; the first is the one being handled."""
-
-    waiting: deque[Delivery] | None = None
-    timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
-
-    def __init__(self, key: object, first: Delivery) -> None:
-        self.key = key
-        self.first = first
 
 
 class _Runner:
@@ -67,100 +41,35 @@ class _Runner:
         self.late = False  # cancelled because the deadline passed
 
 
-class Dispatcher:
-    """Order, concurrency, deadlines, retries.
+class Dispatcher(Lanes):
+    """Lanes whose updates are handled here.
 
-    `call`: the handler. `reply`: gets what it returned, if that isn't None; raises GaveUp or nothing. `bury`: makes a
-    dead letter of a delivery that has `failure` set, and raises if it could not. `settled`: told of each delivery that
-    is done with, handled or buried. `hand_back`: asked of each failure that is worth another try; True if somebody
-    else will try. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is
-    cancelled. `retries`: tries after the first. `ordered`: False gives up the order within a chat.
+    `call`: the handler. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is cancelled.
+    `policy`: what `Lanes` takes.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        *,
-        reply: Callable[[Update, Any], Awaitable[None]],
-        bury: Callable[[Delivery], Awaitable[None]],
-        settled: Callable[[Delivery], None],
-        hand_back: Callable[[Delivery], bool] = lambda delivery: False,
-        concurrency: int,
-        timeout: float,
-        retries: int,
-        ordered: bool = True,
-        first_retry: float = _FIRST_RETRY,
-    ) -> None:
+    def __init__(self, call: Call, *, concurrency: int, timeout: float, **policy: Any) -> None:
+        super().__init__(**policy)
         self._call = call
-        self._reply = reply
-        self._bury = bury
-        self._settled = settled
-        self._hand_back = hand_back
         self._concurrency = concurrency
         self._timeout = timeout
-        self._retries = retries
-        self._ordered = ordered
-        self._first_retry = first_retry
-        self._lanes: dict[object, Lane] = {}
-        self._ready: deque[Lane] = deque()
-        self._runners: set[_Runner] = set()
-        self._awake = 0  # runners that will look at the ready lanes by themselves
+        self._runners: set[_Runner] = set()  # of them `_awake` will look at the ready lanes by themselves
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
-        self._stopped = True  # until `start`, and again from the end of a drain
-        self._draining = False
-        self._hurried = False
-        self._empty: asyncio.Event = asyncio.Event()
         self._reaper: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to handle what is submitted, in the running loop."""
-        self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._stopped = False
+        super().start()
         self._reap()
-        self._wake()
-
-    def submit(self, delivery: Delivery) -> None:
-        """Take a delivery. It is handled after those of its chat that came before."""
-        key = delivery.update.lane if self._ordered else delivery
-        lane = self._lanes.get(key)
-        if lane is None:
-            self._lanes[key] = lane = Lane(key, delivery)
-            self._ready.append(lane)
-            if not self._awake:
-                self._wake()
-        elif lane.waiting is None:
-            lane.waiting = deque((delivery,))
-        else:
-            lane.waiting.append(delivery)
 
     @property
     def in_flight(self) -> int:
-        """Updates in the handler now."""
         return sum(runner.busy for runner in self._runners)
 
     @property
     def stuck(self) -> int:
-        """Handlers that go on although they were cancelled; known at the end of a drain."""
         return sum(runner.busy and self._stopped for runner in self._runners)
-
-    async def drain(self, seconds: float) -> list[Delivery]:
-        """Handle what is there, for so many seconds at most; then cancel what runs.
-
-        What was not settled, in order within each chat.
-        """
-        self._draining = True
-        if self._lanes and not self._hurried:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), seconds)
-        await self._stop()
-        return self._left()
-
-    def hurry(self) -> None:
-        """End a drain, under way or to come: what isn't handled by now is left."""
-        self._hurried = True
-        self._empty.set()
 
     # ------------------------------------------------------------ runners
 
@@ -228,7 +137,9 @@ class Dispatcher:
                     if result is not None:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
                         runner.replying = True
-                        await self._reply(delivery.update, result)
+                        sending = self._reply(delivery.update, result)
+                        if sending is not None:
+                            await sending
                 except GeneratorExit:
                     raise
                 except BaseException as error:
@@ -237,7 +148,9 @@ class Dispatcher:
             if delivery.failure is None:
                 self._advance(lane)
             else:
-                await self._failed(runner, lane)
+                self._explain(runner, delivery)
+                if delivery.failure is not None:
+                    await self._failed(lane)
             runner.replying = False
             if task.cancelling() or contextvars.copy_context() != clean:
                 return False  # the handler left something in its task or its context: the next one gets fresh ones
@@ -252,71 +165,15 @@ class Dispatcher:
             self._awake -= 1
         return monotonic() + _SLICE
 
-    def _advance(self, lane: Lane) -> None:
-        """The first update of a lane is done with: tell, and go on to the next."""
-        self._settled(lane.first)
-        self._next(lane)
-
-    def _next(self, lane: Lane) -> None:
-        if lane.waiting:
-            lane.first = lane.waiting.popleft()
-            self._ready.append(lane)
-        else:
-            del self._lanes[lane.key]
-            if self._draining and not self._lanes:
-                self._empty.set()
-
-    # ------------------------------------------------------------ failures
-
-    async def _failed(self, runner: _Runner, lane: Lane) -> None:
-        """The first update of a lane has `failure` set: try it again later, or bury it. Meanwhile the lane waits."""
-        delivery = lane.first
-        update = delivery.update
+    def _explain(self, runner: _Runner, delivery: Delivery) -> None:
+        """What a failure was that the dispatcher itself brought about."""
+        cancelled = isinstance(delivery.failure, asyncio.CancelledError)
         if self._stopped and not runner.replying:
             delivery.failure = None  # cut short by the stop: it is left, as if it had not been tried
-        elif self._stopped and isinstance(delivery.failure, asyncio.CancelledError):
+        elif self._stopped and cancelled:
             delivery.failure = GaveUp("the server stopped before Telegram had the reply", "reply failed")
-        elif runner.late and isinstance(delivery.failure, asyncio.CancelledError):
+        elif runner.late and cancelled:
             delivery.failure = HandlerTimeout(f"the handler ran longer than {self._timeout:g} s and was cancelled")
-        if delivery.failure is None:
-            return
-        delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
-        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
-            if self._hand_back(delivery):
-                log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
-                            update.update_id, update.kind, update.attempt, _line(delivery.failure))  # fmt: skip
-                self._next(lane)
-                return
-            log.warning(
-                "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
-                update.update_id, update.kind, update.attempt, self._retries + 1, delay, _line(delivery.failure),
-            )  # fmt: skip
-            update.attempt += 1
-            delivery.failure = None
-        elif await self._give_up(delivery):
-            self._advance(lane)
-            return
-        if not self._stopped:
-            lane.timer = self._loop.call_later(delay, self._again, lane)
-
-    async def _give_up(self, delivery: Delivery) -> bool:
-        burial = asyncio.ensure_future(self._bury(delivery))
-        while not burial.done():
-            with contextlib.suppress(asyncio.CancelledError):  # a stop waits for a letter that is being written
-                await asyncio.wait([burial])
-        error = asyncio.CancelledError() if burial.cancelled() else burial.exception()
-        if error is not None:
-            update = delivery.update
-            log.error(
-                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, _line(error)
-            )
-        return error is None
-
-    def _again(self, lane: Lane) -> None:
-        lane.timer = None
-        self._ready.append(lane)
-        if not self._awake:
-            self._wake()
 
     # ------------------------------------------------------------ deadlines and the end
 
@@ -342,23 +199,3 @@ class Dispatcher:
         writing = [runner.task for runner in self._runners if runner.task and not runner.busy]
         if writing:
             await asyncio.wait(writing, timeout=10.0)
-        for lane in self._lanes.values():
-            if lane.timer:
-                lane.timer.cancel()
-
-    def _left(self) -> list[Delivery]:
-        left: list[Delivery] = []
-        for lane in self._lanes.values():
-            left.append(lane.first)
-            left.extend(lane.waiting or ())
-        return left
-
-
-def _line(error: BaseException | None) -> str:
-    name = type(error).__name__
-    try:
-        words = " ".join(str(error).split())
-    except Exception:
-        words = "(its text cannot be made)"
-    text = f"{name}: {words}" if words else name
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from time import time
@@ -13,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
-from fasthook.dispatch import Dispatcher, GaveUp, HandlerTimeout
+from fasthook.control import Command, Control, ControlError
+from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, StartError, adapt, kinds_of
-from fasthook.queues import Delivery, open_queue
+from fasthook.lanes import GaveUp
+from fasthook.queues import Delivery, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
-from fasthook.state import StateDir
+from fasthook.state import InUseError, StateDir
 from fasthook.telegram.files import has_files
 from fasthook.telegram.redact import redacted
 from fasthook.update import Update
+from fasthook.wording import with_article
 
 if TYPE_CHECKING:
     from fasthook.telegram.replies import Replies
@@ -47,12 +52,18 @@ _INVALID, _BUSY = Verdict(CODES["invalid"]), Verdict(CODES["busy"], 3)
 class Receiver:
     """A hook that runs: what an admitted update goes through, from `accept` until it is settled.
 
-    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. TargetError: the value is
-    no handler.
+    `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `shared`: another process
+    may have the state directory; then this one keeps its ring in memory. TargetError: the value is no handler.
     """
 
     def __init__(
-        self, value: Any, settings: Settings, *, lifespan: Callable[[Any], Any] | None = None, app: Any = None
+        self,
+        value: Any,
+        settings: Settings,
+        *,
+        lifespan: Callable[[Any], Any] | None = None,
+        app: Any = None,
+        shared: bool = False,
     ) -> None:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
@@ -61,6 +72,7 @@ class Receiver:
         self.running = False  # from the end of `start` to the end of `stop`
         self.stuck = 0  # handlers that still run after the stop: threads, and coroutines that refuse to end
         self._stopping = False
+        self._shared = shared
         self._lifespan = lifespan
         self._app = app
         self._handler: Handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
@@ -70,6 +82,8 @@ class Receiver:
         self._tasks: set[asyncio.Future[None]] = set()
         self._value = value
         self._registration: asyncio.Task[None] | None = None
+        self.commands: dict[str, Command] = {}  # of the control socket; more may be added
+        self._control: Control | None = None
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
@@ -78,12 +92,16 @@ class Receiver:
             raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
         if settings.certificate and not settings.certificate.is_file():
             raise StartError(f"--certificate: {settings.certificate}: no such file")
-        state = StateDir(settings.state_dir)
+        state = self._own_state()
+        opened = False
         try:
             self._scope.enter_context(redacted(settings.token))
-            self.gate = _gate(settings, state.ring(settings.dedup_size, settings.queue_size))
-            self._dead = DeadLetters(settings.state_dir / "dead")
-            self._queue = open_queue(settings)
+            sizes = settings.dedup_size, settings.queue_size
+            self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes))
+            self._dead = DeadLetters(
+                settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
+            )
+            self._queue = open_queue(settings, owner=state is not None)
             await self._start_handler()
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
@@ -98,12 +116,21 @@ class Receiver:
                 retries=settings.retries,
                 ordered=settings.order == "chat",
             )
+            opened = True
             waited = await self._queue.open(self._dispatcher.submit, self._redeliver, self._acks.answered)
+            self._acks.recall(self._queue.replies())
         except BaseException:
+            if opened:
+                await self._queue.abandon()
             await self._scope.aclose()
-            state.close()
+            if state:
+                state.close()
             raise
+        if state:
+            state.note_queue(settings.queue)
+            await self._listen_to_tools()
         self._state = state
+        self._dead.start()
         if waited:
             log.info("%d updates from before the last stop are handled first", waited)
         self._dispatcher.start()
@@ -119,6 +146,38 @@ class Receiver:
             await keep_registered(self.settings, kinds_of(self._value))
         except Exception as error:
             log.error("the webhook is not registered", exc_info=error)
+
+    def _own_state(self) -> StateDir | None:
+        """The state directory; None if another process of the same server has it."""
+        settings = self.settings
+        try:
+            return StateDir(settings.state_dir)
+        except InUseError as error:
+            if not self._shared or error.owner in (0, os.getpid()):
+                raise
+            if settings.queue != "memory:":
+                raise QueueError(
+                    f"the queue {settings.queue} is in use by process {error.owner}: a journal is for one process; "
+                    "serve with fasthook run, or with one process, or set queue to memory:"
+                ) from None
+            log.warning(
+                "process %d has the state directory %s: this one knows only the duplicates that it sees itself, and "
+                "forgets them when it ends; for all processes to share them use fasthook run, or one process",
+                error.owner, settings.state_dir,
+            )  # fmt: skip
+            return None
+
+    async def _listen_to_tools(self) -> None:
+        tools = RunningTools(
+            self.settings.queue, self._queue, self._dispatcher, self._dead,
+            capacity=self.settings.queue_size, settled=self._settled,
+        )  # fmt: skip
+        self.commands.update(tools.commands())
+        self._control = Control(self.settings.state_dir, self.commands)
+        try:
+            await self._control.start()
+        except ControlError as error:
+            log.warning("there is no control socket, so that fasthook queue and dead work only after a stop: %s", error)
 
     def _acknowledge(self) -> Acknowledge:
         settings = self.settings
@@ -160,19 +219,22 @@ class Receiver:
     def _redeliver(self, delivery: Delivery) -> bool:
         """Take up an update from before, unless it was settled; one that has outlived its use is given up on."""
         update = delivery.update
-        if self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL) and not self._queue.durable:
+        known = self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL)
+        if known and not self._queue.durable and not delivery.again:
             return False
         self._acks.redelivered(update)
         life = _LIFE.get(update.kind, self.settings.max_age)
         age = time() - update.received_at
-        if life is not None and age > life and self.settings.stale == "drop":
+        if delivery.before and life is not None and age > life and self.settings.stale == "drop":
             delivery.failure = GaveUp(
-                f"it came {age:.0f} s ago, and a {update.kind} is of use for {life:g} s", "expired"
+                f"it came {age:.0f} s ago, and {with_article(update.kind)} is of use for {life:g} s", "expired"
             )
         self._dispatcher.submit(delivery)
         return True
 
     def _settled(self, delivery: Delivery) -> None:
+        if (reply := self._acks.returned(delivery.update)) is not None:
+            delivery.reply = reply
         self._queue.settle(delivery)
         self._acks.settled(delivery.update)
 
@@ -250,12 +312,15 @@ class Receiver:
         if self._registration:
             self._registration.cancel()
             await asyncio.wait([self._registration])
+        if self._control:
+            await self._control.stop()
+            self._control = None
         drain = self.settings.drain_timeout if seconds is None else seconds
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
         try:
-            kept = await self._queue.close(left)
+            kept = await self._queue.close(left, self._acks.replies())
             if kept:
                 log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
         finally:
@@ -266,7 +331,8 @@ class Receiver:
             try:
                 await self._scope.aclose()
             finally:
-                self._state.close()
+                if self._state:
+                    self._state.close()
                 self.stuck = self._handler.running + self._dispatcher.stuck
                 self.running = self._stopping = False
                 self.edge = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import math
@@ -15,7 +14,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Any, Protocol
@@ -24,14 +22,15 @@ import uvicorn
 
 from fasthook.asgi import Hook
 from fasthook.handlers import StartError
+from fasthook.listeners import ListenError, Listeners, address, listen
 from fasthook.queues import QueueError
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings
 from fasthook.state import StateError
+from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
 
-_BACKLOG = 2048
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
@@ -70,12 +69,12 @@ class _Uvicorn(uvicorn.Server):
 
 def run(hook: Hook) -> int:
     """Serve until a signal says stop; the exit code. ServerError, StateError, QueueError: one line."""
-    with contextlib.closing(_listen(hook.settings)) as listener:
-        return run_loop(hook, _serve(hook, listener))
+    with _listen(hook.settings) as listeners:
+        return run_loop(hook, _serve(hook, listeners), listeners.close)
 
 
-def run_loop(hook: Hook, work: Coroutine[Any, Any, int]) -> int:
-    """Run what serves a hook in a loop of its own; the exit code."""
+def run_loop(hook: Hook, work: Coroutine[Any, Any, int], leave: Callable[[], None] = lambda: None) -> int:
+    """Run what serves a hook in a loop of its own; the exit code. `leave`: called before the process ends abruptly."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop
@@ -84,6 +83,7 @@ def run_loop(hook: Hook, work: Coroutine[Any, Any, int]) -> int:
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         code = runner.run(work)
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
+            leave()
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
             logging.shutdown()
@@ -91,17 +91,24 @@ def run_loop(hook: Hook, work: Coroutine[Any, Any, int]) -> int:
     return code
 
 
-async def _serve(hook: Hook, listener: socket.socket) -> int:
+def _listen(settings: Settings) -> Listeners:
+    try:
+        return listen(settings)
+    except ListenError as error:
+        raise ServerError(str(error)) from None
+
+
+async def _serve(hook: Hook, listeners: Listeners) -> int:
     settings, receiver = hook.settings, hook.receiver
     server = _Uvicorn(_config(hook), settings.header_timeout)
     stop = Stop(hook, server)
     stop.watch()
     if not await started(receiver):
         return 1
-    announce(settings, listener)
+    announce(settings, listeners.sockets)
     code = 0
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners.sockets)
     finally:
         try:
             await receiver.stop(stop.left())
@@ -120,8 +127,11 @@ async def started(receiver: Receiver) -> bool:
         await receiver.start()
     except (StateError, QueueError, StartError):
         raise
+    except SystemExit as error:
+        log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
+        return False
     except Exception as error:
-        log.error("the bot does not start", exc_info=error)
+        log.error("the bot does not start", exc_info=bots_frames(error))
         return False
     return True
 
@@ -188,11 +198,10 @@ def _config(hook: Hook) -> uvicorn.Config:
         ws="none",
         lifespan="off",  # the receiver is started before the first connection is taken, and stopped after the last
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,  # both doors write their own
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=int(settings.keep_alive),
         timeout_graceful_shutdown=grace if settings.ack == "handled" else min(_GRACE, grace),
         ssl_certfile=settings.ssl_certfile,
@@ -214,70 +223,12 @@ def _config(hook: Hook) -> uvicorn.Config:
     return config
 
 
-# ---------------------------------------------------------------- the listener
+# ---------------------------------------------------------------- what is told
 
 
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        return _bind(settings)
-    except (OSError, UnicodeError) as error:  # the second: a host name that is none
-        where = settings.uds or (f"descriptor {settings.fd}" if settings.fd is not None else address(settings))
-        why = getattr(error, "strerror", None) or str(error)
-        raise ServerError(f"cannot listen on {where}: {why}") from None
-
-
-def _bind(settings: Settings) -> socket.socket:
-    if settings.fd is not None:
-        listener = socket.socket(fileno=settings.fd)
-        if listener.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, "it is not a stream socket")
-    elif settings.uds:
-        listener = _bind_unix(str(settings.uds))
-    else:
-        family, _, _, _, place = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not; accepted ones inherit it
-    listener.setblocking(False)
-    return listener
-
-
-def _bind_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            pass  # a free name
-        except ConnectionRefusedError:
-            if not Path(path).is_socket():
-                raise OSError(errno.EEXIST, "a file is there that is not a socket") from None
-            Path(path).unlink()  # left by a process that is gone
-        else:
-            raise OSError(errno.EADDRINUSE, "Address already in use")
-    listener.bind(path)
-    listener.listen(_BACKLOG)
-    return listener
-
-
-def address(settings: Settings, listener: socket.socket | None = None) -> str:
-    """Where the server is, as a person writes it."""
-    if settings.uds:
-        return f"unix:{settings.uds}"
-    scheme = "https" if settings.ssl_certfile else "http"
-    host, port = settings.host, settings.port
-    if listener is not None:
-        name = listener.getsockname()
-        if not isinstance(name, tuple):
-            return f"unix:{name}"
-        host, port = name[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def announce(settings: Settings, listener: socket.socket) -> None:
+def announce(settings: Settings, sockets: list[socket.socket]) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
-    where = address(settings, listener)
+    where = address(settings, sockets)
     if settings.secret:
         made = "as it was set"
     elif settings.token:

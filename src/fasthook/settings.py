@@ -95,6 +95,14 @@ def age(value: Any) -> float | None:
     return None if value == "off" else float(seconds(1, 10 * 86_400)(value))
 
 
+def retention(value: Any) -> float | None:
+    return None if value == "off" else float(seconds(1, 365 * 86_400)(value))
+
+
+def month(value: Any) -> float | None:
+    return None if value == "off" else float(seconds(1, 30 * 86_400)(value))
+
+
 def choice(*names: str) -> Parser:
     def parse(value: Any) -> str:
         if value not in names:
@@ -230,7 +238,7 @@ class Settings:
         "what X-Telegram-Bot-Api-Secret-Token must say; two with a comma between are both valid",
         "made from the token",
     )
-    queue: str = option("memory:", queue_url, "where accepted updates wait")
+    queue: str = option("memory:", queue_url, "where accepted updates wait", "journal:STATE-DIR/journal")
     journal_max: int = option(
         "1GiB", size(1 << 20, 1 << 44), "size that a journal may grow to before new updates get 503"
     )
@@ -242,6 +250,9 @@ class Settings:
         "drop", choice("drop", "handle"), "what to do with queries that outlived their use in a downtime"
     )
     max_age: float | None = option("off", age, "drop other updates that are older than this after a downtime")
+    keep_handled: float | None = option("off", month, "keep handled updates this long in the journal, to replay them")
+    dead_max_age: float | None = option("30d", retention, "drop dead letters that are older; off for never")
+    dead_max_count: int = option(10_000, whole(0, 10_000_000), "most dead letters that are kept; 0 for no limit")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time")
     queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
     handler_timeout: float = option(
@@ -294,6 +305,8 @@ class Settings:
             raise SettingsError("--ssl-keyfile: needs --ssl-certfile beside it")
         if self.uds and self.fd is not None:
             raise SettingsError("--uds and --fd: give one of them")
+        if self.keep_handled is not None and self.queue == "memory:":
+            raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
         if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
             raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
 
@@ -368,16 +381,36 @@ def variable(name: str) -> str:
     return "FASTHOOK_" + name.upper()
 
 
-def load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None) -> Settings:
+def load(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    command: bool = False,
+    keywords: bool = False,
+) -> Settings:
     """Settings from what was given (command line or keywords), the environment and the file, in that order.
 
-    `config`: None for no file. SettingsError: one line.
+    `config`: None for no file. `command`: for the command line, whose queue is a journal in the state directory if
+    none is named; an embedded `Hook`, of which there may be several processes, has `memory:`. `keywords`: what was
+    given came from Python, and is named so. SettingsError: one line.
     """
+    try:
+        return _load(given, environ, config, command)
+    except SettingsError as error:
+        if not keywords:
+            raise
+        raise SettingsError(re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error))) from None
+
+
+def _load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, command: bool) -> Settings:
     known = {f.name: f for f in options()}
     values: dict[str, Any] = {}
     from_file = _from_file(config, known) if config else []
     for name, value, where in [*from_file, *_from_environment(environ, known), *_given(given, known)]:
         values[name] = _parse(known[name], value, where)
+    if command:
+        values.setdefault("queue", f"journal:{values.get('state_dir', Settings.state_dir) / 'journal'}")
     return Settings(**values)
 
 
@@ -431,11 +464,14 @@ def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from None
-    found = []
+    found: _Found = []
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
             raise SettingsError(f"{path}: {key}: no such setting{_nearest(key, [f.replace('_', '-') for f in known])}")
+        if any(name == other for other, _, _ in found):
+            twice = next(other for other in table if other.replace("-", "_") == name)
+            raise SettingsError(f"{path}: {key}: it is there twice, also as {twice}")
         found.append((name, value, f"{path}: {key}"))
     return found
 

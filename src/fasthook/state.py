@@ -23,23 +23,35 @@ log = logging.getLogger("fasthook.state")
 _RING_SIZES = struct.Struct("<8xqq")  # behind the magic word: capacity, limit
 
 
+_QUEUE = "queue"  # the file that names it
+
+
 class StateError(Exception):
     """A state directory that cannot be used: one line that says why and what to do."""
+
+
+class InUseError(StateError):
+    """Another process has it. `owner`: its number, 0 if that is not known."""
+
+    def __init__(self, message: str, owner: int) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class Lock:
     """A file that one process at a time holds, with its number in it. `what` it stands for.
 
-    StateError: another process holds it; it is named. OSError: the file cannot be made.
+    InUseError: another process holds it; it is named. OSError: the file cannot be made.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self._file = path.open("a+b")
         if not _lock(self._file):
             self._file.seek(0)
-            owner = self._file.read(32).decode("ascii", "replace").strip() or "unknown"
+            owner = self._file.read(32).decode("ascii", "replace").strip()
             self._file.close()
-            raise StateError(f"{what} is in use by process {owner}; stop it")
+            number = int(owner) if owner.isdecimal() else 0
+            raise InUseError(f"{what} is in use by process {owner or 'unknown'}; stop it", number)
         self._file.truncate(0)
         self._file.write(b"%d\n" % os.getpid())
         self._file.flush()
@@ -50,7 +62,7 @@ class Lock:
 
 
 class StateDir:
-    """A directory that one process at a time owns. StateError: it cannot be written, or another process has it."""
+    """A directory that one process at a time owns. StateError: it cannot be written. InUseError: it is not ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,8 +70,8 @@ class StateDir:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(path / "lock", f"the state directory {path}")
-        except StateError as error:
-            raise StateError(f"{error}, or set another --state-dir") from None
+        except InUseError as error:
+            raise InUseError(f"{error}, or set another --state-dir", error.owner) from None
         except OSError as error:
             raise StateError(
                 f"the state directory {path} cannot be written: {error.strerror}; set --state-dir"
@@ -113,9 +125,27 @@ class StateDir:
             self._ring_map = mmap.mmap(file.fileno(), size)
         return DedupRing(capacity, limit, buffer=self._ring_map)
 
+    def note_queue(self, queue: str) -> None:
+        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs."""
+        kind, _, place = queue.partition(":")
+        if kind == "journal":
+            queue = f"journal:{Path(place).absolute()}"
+        try:
+            (self.path / _QUEUE).write_text(f"{queue}\n", "utf-8")
+        except (OSError, UnicodeError) as error:
+            log.warning("%s cannot be written: %s", self.path / _QUEUE, error)
+
     def close(self) -> None:
         """Give the directory up."""
         self._lock.close()
+
+
+def noted_queue(path: Path) -> str | None:
+    """The queue of the server that had this state directory last; None if it isn't known."""
+    try:
+        return (path / _QUEUE).read_text("utf-8").strip() or None
+    except (OSError, UnicodeError):
+        return None
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -22,11 +22,18 @@ GENUINE = (b"x-telegram-bot-api-secret-token", b"asgi-secret")
 STARTED, STOPPED = "lifespan.startup.complete", "lifespan.shutdown.complete"
 
 
-async def call(hook: Hook, *messages: dict[str, Any], type: str = "http", **scope: Any) -> list[dict[str, Any]]:
+async def call(
+    hook: Hook,
+    *messages: dict[str, Any],
+    type: str = "http",
+    headers: list[tuple[bytes, bytes]] | None = None,
+    **scope: Any,
+) -> list[dict[str, Any]]:
     """Call the hook with what a server would give it: what it sends."""
     waiting = list(messages)
     sent: list[dict[str, Any]] = []
-    asked = {"method": "POST", "path": "/webhook", "headers": [GENUINE], "http_version": "1.1", "client": ("::1", 5)}
+    asked: dict[str, Any] = {"method": "POST", "path": "/webhook", "http_version": "1.1", "client": ("::1", 5)}
+    asked["headers"] = [(b"host", b"a"), *([GENUINE] if headers is None else headers)]
 
     async def receive() -> dict[str, Any]:
         return waiting.pop(0)
@@ -54,6 +61,17 @@ async def started(hook: Hook) -> AsyncIterator[None]:
 # ---------------------------------------------------------------- requests
 
 
+@pytest.mark.parametrize(("version", "status"), [("0.9", 400), ("1.2", 505), ("2.0", 505), ("3.0", 505)])
+def test_a_version_that_a_server_lets_through(run: Run, hook: Hook, version: str, status: int) -> None:
+    async def main() -> None:
+        async with started(hook):
+            [start, _] = await call(hook, http_version=version)
+            assert start["status"] == status
+            assert (b"connection", b"close") in start["headers"]
+
+    run(main())
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1", "2", "3"])
 def test_only_http_1_has_a_connection_header(run: Run, hook: Hook, version: str) -> None:
     """RFC 9113, section 8.2.2."""
@@ -70,7 +88,7 @@ def test_only_http_1_has_a_connection_header(run: Run, hook: Hook, version: str)
 
 @pytest.mark.parametrize(
     ("length", "status"),
-    [(b"5", 200), (b"1048577", 413), (b"9" * 30, 413), (b"9" * 5000, 413), (b"-1", 200), (b"abc", 200), (b"", 200)],
+    [(b"5", 200), (b"1048577", 413), (b"9" * 30, 413), (b"9" * 5000, 413), (b"-1", 400), (b"abc", 400), (b"", 400)],
 )
 def test_a_declared_length_that_servers_would_not_let_through(run: Run, hook: Hook, length: bytes, status: int) -> None:
     async def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dispatch.recorded import Recorded, Run
 from fasthook import Update
-from fasthook.dispatch import GaveUp
+from fasthook.lanes import GaveUp
 from fasthook.queues import Delivery
 from updates import update
 
@@ -54,7 +54,7 @@ def test_each_retry_waits_twice_as_long_with_jitter(
         asked.append((low, high))
         return high
 
-    monkeypatch.setattr("fasthook.dispatch.random.uniform", uniform)
+    monkeypatch.setattr("fasthook.lanes.random.uniform", uniform)
 
     async def handler(update: Update) -> None:
         raise ValueError

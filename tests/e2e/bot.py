@@ -17,6 +17,7 @@ record = os.open("handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 held = os.environ.get("HELD")  # the chat whose handlers never end
 pause = float(os.environ.get("PAUSE", "0"))
 TEXT = "not a handler"
+NUMBER = 5
 
 
 def done(update):
@@ -25,7 +26,7 @@ def done(update):
 
 async def handler(update):
     text = update["message"].get("text", "") if update.kind == "message" else ""
-    if text == "raise":
+    if text.startswith("raise") and not os.path.exists("healed"):
         raise ValueError("the bot is broken")
     if text == "fail once" and update.attempt == 1:
         raise ValueError("not yet")

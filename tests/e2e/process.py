@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Ended:
 
     code: int
     lines: tuple[str, ...]  # standard error
+    output: str = ""  # standard output
 
     @property
     def line(self) -> str:
@@ -52,7 +53,7 @@ def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = N
         timeout=PATIENCE,
         check=False,
     )
-    return Ended(done.returncode, tuple(done.stderr.splitlines()))
+    return Ended(done.returncode, tuple(done.stderr.splitlines()), done.stdout)
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,20 @@ class Response:
 
 
 class Server:
-    """`fasthook run` with these arguments. It is ready when this returns."""
+    """`fasthook run` with these arguments, and `prefix` before it. It is ready when this returns."""
 
     command = "run"
     banner = r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)"
 
-    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [str(COMMAND), self.command, *arguments],
+            [*prefix, str(COMMAND), self.command, *arguments],
             cwd=directory,
             env=environment(**(env or {})),
             stdout=subprocess.DEVNULL,

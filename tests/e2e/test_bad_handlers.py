@@ -78,6 +78,14 @@ REFUSED = [
     ("bot:generator", "the handler is a generator: it must return, not yield"),
     ("bot:nothing", "the module 'bot' has no attribute 'nothing'"),
     ("nosuch:handler", "there is no module 'nosuch' here or on the Python path"),
+    ("bot.py:handler", "'bot.py' is a file, not a module: give bot:handler"),
+    ("./bot.py:handler", "'./bot.py' is a file, not a module: give bot:handler"),
+    ("app/bot.py:handler", "'app/bot.py' is a file, not a module: give app.bot:handler"),
+    ("../bot:handler", "'../bot' is a file, not a module: go to .. and give bot:handler"),
+    ("/srv/app/bot.py:handler", "'/srv/app/bot.py' is a file, not a module: go to /srv/app and give bot:handler"),
+    ("bot/handler", "'bot/handler' is not module:attribute, for instance bot:handler"),
+    ("other.py", "'other.py' is not module:attribute, for instance other:handler"),
+    ("bot:NUMBER", "an int is not a handler: it cannot be called with an update"),
 ]
 
 
@@ -105,6 +113,25 @@ def test_a_bot_whose_import_fails(bot: Bot, source: str, words: str, last: str) 
     assert ended.lines[0] == "Traceback (most recent call last):"
     assert ended.lines[-2].startswith(last)
     assert 'bot.py", line 2, in inner' in "\n".join(ended.lines)
+    file = bot.directory / "bot.py"
+    assert [line for line in ended.lines if line.startswith("  File ")] == [
+        f'  File "{file}", line 3, in <module>',
+        f'  File "{file}", line 2, in inner',
+    ]
+
+
+def test_a_bot_that_exits_when_it_is_imported(bot: Bot) -> None:
+    (bot.directory / "bot.py").write_text("import sys\nsys.exit('no token')\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0")
+    assert ended.code == 1
+    assert ended.lines == ("fasthook: bot:handler: the module 'bot' calls sys.exit('no token') when it is imported",)
+
+
+def test_an_error_of_several_lines_is_one_line(bot: Bot) -> None:
+    (bot.directory / "bot.py").write_text("raise ValueError('one\\n  two \\x1b[31m')\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0")
+    assert ended.line == r"fasthook: bot:handler: the module 'bot' fails to import: ValueError: one two \u001b[31m"
+    assert ended.lines[-1] == ended.line
 
 
 LIFESPAN = """
@@ -131,9 +158,20 @@ def test_a_lifespan_beside_the_handler(start: Start, bot: Bot) -> None:
     assert (bot.directory / "log").read_text() == "opened\nthe database\nthe database\nclosed\n"
 
 
+def test_a_lifespan_that_exits(bot: Bot) -> None:
+    (bot.directory / "bot.py").write_text(LIFESPAN.format("raise SystemExit(3)"))
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0")
+    assert ended.code == 1
+    assert len(ended.lines) == 1
+    assert ended.lines[0].endswith("the bot does not start: its lifespan calls sys.exit(3)")
+
+
 def test_a_lifespan_that_fails(bot: Bot) -> None:
     (bot.directory / "bot.py").write_text(LIFESPAN.format("1 / 0"))
     ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0")
     assert ended.code == 1
     assert "the bot does not start" in ended.lines[0]
+    files = [line for line in ended.lines if line.startswith("  File ")]
+    assert len(files) == 1
+    assert "bot.py" in files[0]
     assert ended.lines[-1] == "ZeroDivisionError: division by zero"

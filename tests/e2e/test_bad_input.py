@@ -33,6 +33,9 @@ WRONG = {
     "ack_deadline": "60",
     "stale": "keep",
     "max_age": "0",
+    "keep_handled": "31d",
+    "dead_max_age": "0",
+    "dead_max_count": "all",
     "concurrency": "0",
     "queue_size": "-1",
     "handler_timeout": "soon",
@@ -122,9 +125,19 @@ def test_the_command_line_goes_before_the_environment_before_the_file(
     assert server.path == path
 
 
+def test_memory_keeps_nothing_that_was_handled(bot: Bot) -> None:
+    words = "--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY"
+    check(run(bot, "--queue", "memory:", "--keep-handled", "1h"), 2, words)
+
+
 def test_an_unknown_key_in_the_file(bot: Bot) -> None:
     (bot.directory / "fasthook.toml").write_text("handler-timout = 5\n")
     check(run(bot), 2, "fasthook.toml: handler-timout: no such setting; did you mean handler-timeout?")
+
+
+def test_a_key_that_is_twice_in_the_file(bot: Bot) -> None:
+    (bot.directory / "fasthook.toml").write_text("handler-timeout = 5\nhandler_timeout = 6\n")
+    check(run(bot), 2, "fasthook.toml: handler_timeout: it is there twice, also as handler-timeout")
 
 
 def test_a_file_that_is_not_there(bot: Bot) -> None:
@@ -145,8 +158,32 @@ def test_an_unknown_variable_is_told_and_ignored(start: Start) -> None:
 def test_an_unknown_option(bot: Bot) -> None:
     ended = run(bot, "--prot", "1")
     assert ended.code == 2
-    assert ended.lines[-1].startswith("Error: No such option")
-    assert "--port" in ended.lines[-1]
+    assert ended.lines == ("fasthook run: no such option --prot; did you mean --port? (try 'fasthook run --help')",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run"], "fasthook run: missing argument 'TARGET' (try 'fasthook run --help')"),
+        (["run", "a:b", "c"], "fasthook run: got unexpected extra argument (c) (try 'fasthook run --help')"),
+        (["run", "a:b", "--port"], "fasthook run: option '--port' requires an argument (try 'fasthook run --help')"),
+        (["dance"], "fasthook: no such command 'dance' (try 'fasthook --help')"),
+        (["--dance"], "fasthook: no such option --dance (try 'fasthook --help')"),
+        (
+            ["run", "a:b", "x\x1b[31m\ny"],
+            "fasthook run: got unexpected extra argument (x\\u001b[31m y) (try 'fasthook run --help')",
+        ),
+    ],
+)
+def test_a_command_line_that_means_nothing(bot: Bot, arguments: list[str], line: str) -> None:
+    ended = fasthook(bot.directory, *arguments)
+    assert ended.lines == (line,)
+    assert (ended.code, ended.output) == (2, "")
+
+
+def test_without_a_command_it_helps(bot: Bot) -> None:
+    ended = fasthook(bot.directory)
+    assert {"run", "queue", "dead", "secret"} <= {line.split()[0] for line in ended.lines if line.startswith("  ")}
 
 
 @pytest.mark.parametrize(
@@ -193,12 +230,20 @@ def test_more_connections_than_telegram_opens(bot: Bot) -> None:
 def test_a_port_in_use(bot: Bot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        check(run(bot, "--port", str(port)), 1, f"cannot listen on http://127.0.0.1:{port}: Address already in use")
+        words = f"cannot listen on http://127.0.0.1:{port}: Address already in use; stop what listens there, or choose"
+        check(run(bot, "--port", str(port)), 1, f"{words} another --port")
+
+
+def test_a_port_in_use_on_one_address_of_several(bot: Bot) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = f"cannot listen on http://[::]:{port}: Address already in use; "
+        check(run(bot, "--host", "::", "--port", str(port)), 1, words)
 
 
 def test_a_unix_socket_in_use(start: Start, bot: Bot) -> None:
     start("--uds", "hook.sock")
-    check(run(bot, "--uds", "hook.sock", "--state-dir", "b"), 1, "cannot listen on hook.sock: Address already in use")
+    check(run(bot, "--uds", "hook.sock", "--state-dir", "b"), 1, "cannot listen on hook.sock: Address already in use; ")
 
 
 def test_a_file_where_the_unix_socket_should_be(bot: Bot) -> None:
@@ -251,7 +296,7 @@ def test_a_key_without_a_certificate(bot: Bot) -> None:
 
 def spilled(start: Start) -> None:
     """A run that ends with two updates handled and two left."""
-    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
+    server = start("--secret", SECRET, "--queue", "memory:", "--drain-timeout", "0", env={"HELD": "1"})
     for update_id in (1, 2, 3, 4):
         assert server.post(samples.update(update_id, chat_id=update_id % 2)).status == 200
     assert server.stop() == 0
@@ -269,7 +314,7 @@ def cut_off(file: Path) -> None:
 def test_a_damaged_ring(start: Start, bot: Bot, damage: Callable[[Path], None]) -> None:
     spilled(start)
     damage(bot.directory / ".fasthook" / "ring")
-    server = start("--secret", SECRET)
+    server = start("--secret", SECRET, "--queue", "memory:")
     server.until(r"ERROR +fasthook.state: .fasthook/ring is damaged .*; kept as .fasthook/ring.damaged-\w+$")
     assert server.post(samples.update(2, chat_id=0)).status == 200
     assert server.stop() == 0
@@ -281,7 +326,7 @@ def test_a_damaged_ring(start: Start, bot: Bot, damage: Callable[[Path], None]) 
 def test_a_damaged_spill(start: Start, bot: Bot, damage: Callable[[Path], None]) -> None:
     spilled(start)
     damage(bot.directory / ".fasthook" / "spill" / "data.mdb")
-    server = start("--secret", SECRET)
+    server = start("--secret", SECRET, "--queue", "memory:")
     server.until(
         r"ERROR +fasthook.queue: the spill is damaged .*: 0 updates could be read; "
         r"it is kept as .fasthook/spill.damaged-\w+$"

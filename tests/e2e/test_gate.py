@@ -172,7 +172,7 @@ def test_a_flood_from_one_chat(start: Start, bot: Bot, door: str) -> None:
 
 
 def test_a_full_queue(start: Start, bot: Bot, door: str) -> None:
-    options = ["--http", door, "--secret", SECRET, "--drain-timeout", "0"]
+    options = ["--http", door, "--secret", SECRET, "--queue", "memory:", "--drain-timeout", "0"]
     server = start(*options, "--queue-size", "2", env={"HELD": "1"})
     connection = server.connect()
     for update_id in range(2):
@@ -184,7 +184,7 @@ def test_a_full_queue(start: Start, bot: Bot, door: str) -> None:
     assert server.post(samples.update(1, chat_id=1), connection).status == 200  # a duplicate needs no room
     connection.close()
     assert server.stop() == 0
-    server = start(*options[:4])
+    server = start(*options[:6])
     assert server.post(samples.update(9, chat_id=1)).status == 200  # it was not taken for a duplicate
     assert server.stop() == 0
     assert bot.by_chat == {1: [0, 1, 9]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
+import socket
+import stat
 import subprocess
 from collections.abc import Callable
 
@@ -35,7 +38,7 @@ def test_without_a_token(start: Callable[..., Server], bot: Bot, door: str) -> N
     server = start("--http", door, "--path", "/hook/it's", "--host", "localhost")
     assert server.path == "/hook/it's"
     server.until(r"^  secret  thrown away at the end, because there is neither a token nor a secret$")
-    server.until(r"^  queue   memory:$")
+    server.until(r"^  queue   journal:.fasthook/journal$")
     assert try_it(server).startswith("HTTP/1.1 200 OK")
     assert server.stop() == 0
     assert [one.chat for one in bot.handled] == [1]
@@ -53,6 +56,45 @@ def test_a_unix_socket_that_a_dead_process_left(start: Callable[..., Server], bo
     start("--uds", "hook.sock").kill()
     assert (bot.directory / "hook.sock").exists()
     assert try_it(start("--uds", "hook.sock")).startswith("HTTP/1.1 200 OK")
+
+
+def test_a_unix_socket_is_open_to_a_proxy_and_removed_at_the_stop(start: Callable[..., Server], bot: Bot) -> None:
+    server, file = start("--uds", "hook.sock"), bot.directory / "hook.sock"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666
+    assert server.stop() == 0
+    assert not file.exists()
+
+
+def test_the_socket_of_a_successor_is_left_alone(start: Callable[..., Server], bot: Bot) -> None:
+    server, file = start("--uds", "hook.sock"), bot.directory / "hook.sock"
+    file.unlink()
+    other = start("--uds", "hook.sock", "--state-dir", "other")
+    assert server.stop() == 0
+    assert file.is_socket()
+    assert try_it(other).startswith("HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("host", ["::", "localhost"])
+def test_each_address_of_a_name(start: Callable[..., Server], host: str) -> None:
+    if host == "::" and not has_ipv6():
+        if os.environ.get("CI") == "true":
+            pytest.fail("no IPv6 on this machine")
+        pytest.skip("no IPv6 on this machine")
+    server = start("--host", host)
+    found = {"::1", "127.0.0.1"} if host == "::" else {str(one[4][0]) for one in socket.getaddrinfo(host, 0)}
+    for place in sorted(found):
+        connection = http.client.HTTPConnection(place, server.address[1], timeout=PATIENCE)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 404
+        connection.close()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 def test_over_tls(start: Callable[..., Server], bot: Bot) -> None:

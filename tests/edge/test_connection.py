@@ -286,6 +286,61 @@ def test_a_refused_body_may_not_be_endless(plain: Served) -> None:
         assert peer.rest() == b""
 
 
+# ---------------------------------------------------------------- as soon as it is known
+
+NO_VERSION = [b"GET /webhook\r\n", b"POST /webhook\r\nHost: a\r\n", b"\r\nGET /\r\n", b"HEAD /webhook\r\n"]
+
+
+@pytest.mark.parametrize("sent", NO_VERSION, ids=str)
+def test_a_request_line_without_a_version_is_refused_with_its_end(sent: bytes, served: Served) -> None:
+    with connected(served) as peer:
+        peer.send(sent)
+        answer = peer.read(sent.split()[0])
+        assert (answer.status, answer.closes) == (400, True)
+        assert peer.end() == b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), {b"GET / HTTP/2.0\r\n": 505, b"PRI * HTTP/2.0\r\n": 505, b"GET /  HTTP/1.1\r\n": 400}.items()
+)
+def test_a_wrong_request_line_is_refused_with_its_end(sent: bytes, status: int, served: Served) -> None:
+    with connected(served) as peer:
+        peer.send(sent)
+        assert peer.read().status == status
+        assert peer.end() == b""
+
+
+HEADS = {
+    "a space before the colon": (b"HEAD /webhook HTTP/1.1\r\nX : y\r\n", 400),
+    "two spaces": (b"HEAD  /webhook HTTP/1.1\r\n", 400),
+    "a NUL in the target": (b"HEAD /\x00", 400),
+    "another version": (b"HEAD / HTTP/3.0\r\n", 505),
+    "no Host": (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+    "a target that is too long": (b"HEAD /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+    "behind an empty line": (b"\r\nHEAD / HTTP/3.0\r\n", 505),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), HEADS.values(), ids=HEADS.keys())
+def test_a_refused_head_request_gets_no_body(sent: bytes, status: int, served: Served) -> None:
+    """RFC 9110, section 9.3.2."""
+    with connected(served) as peer:
+        peer.send(sent, [3] if len(sent) < 100 else [])
+        answer = peer.read(b"HEAD")
+        assert (answer.status, answer.closes) == (status, True)
+        assert answer.header(b"content-length") != b"0"
+        assert peer.end() == b""
+
+
+@pytest.mark.parametrize("sent", [b"HEAR / HTTP/1.1\r\n", b"HEADS / HTTP/1.1\r\n", b"HEAD\x00"], ids=str)
+def test_another_method_is_not_taken_for_head(sent: bytes, served: Served) -> None:
+    with connected(served) as peer:
+        peer.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + sent)
+        assert peer.read(b"HEAD").status == 404
+        answer = peer.read()
+        assert (answer.status, answer.closes) == (400, True)
+
+
 # ---------------------------------------------------------------- 100 Continue
 
 

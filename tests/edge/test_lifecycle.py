@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -13,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
 from edge.client import BODY, connected, exchange, head, new_id, numbered, post, still_open
 from edge.conftest import Run, Serve
@@ -227,22 +224,40 @@ def test_uvicorn_with_tls(tmp_path: Path, processes: contextlib.ExitStack, certi
         assert peer.read().status == 200
 
 
-def test_a_hook_that_was_not_started(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_hook_that_was_not_started(
+    serve: Serve, loop_name: str, certificate: Certificate, tls: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.ERROR, "fasthook"):
-        served = serve(options={"lifespan": "off"})
-        with connected(served) as peer:
-            assert peer.rest() == b""
-        gone(served)
-    assert "lifespan" in caplog.text
+        served = serve(loop=loop_name, certificate=certificate if tls else None, options={"lifespan": "off"})
+        for _ in range(3):
+            turned_away(served, 503)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "the hook is not started: leave uvicorn's lifespan on, or start it with hook.running()"
 
 
-def test_something_else_than_a_hook() -> None:
+def turned_away(served: Served, status: int) -> None:
+    """A peer that sends its request gets this status, and the end."""
+    with connected(served) as peer:
+        peer.send(one())
+        answer = peer.read()
+        assert (answer.status, answer.closes) == (status, True)
+        assert peer.end() == b""
+    gone(served)
+
+
+def test_something_else_than_a_hook(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def application(scope: object, receive: object, send: object) -> None: ...
 
-    config = uvicorn.Config(application, http=PROTOCOL, log_config=None)
-    config.load()
-    with asyncio.Runner() as runner, pytest.raises(TypeError, match=r"fasthook\.Hook"):
-        HookProtocol(config, ServerState(), {}, runner.get_loop())
+    served = serve()
+    monkeypatch.setattr(served.server.config, "loaded_app", application)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            turned_away(served, 500)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("HookProtocol serves a fasthook.Hook, not this application: ")
 
 
 # ---------------------------------------------------------------- where it listens

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from fasthook.settings import Settings, SettingsError, config_file, flag, load, options, unknown_variables, variable
+from fasthook.wording import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,12 +43,12 @@ def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
     for line in unknown_variables(os.environ):
         click.echo(f"fasthook: {line}; it is ignored", err=True)
     try:
-        return load(given, os.environ, config_file(config, os.environ))
+        return load(given, os.environ, config_file(config, os.environ), command=True)
     except SettingsError as error:
         fail(str(error), code=2)
 
 
 def fail(message: str, *, code: int) -> NoReturn:
     """End the program with one line on standard error."""
-    click.echo(f"fasthook: {message}", err=True)
+    click.echo(f"fasthook: {printable(message)}", err=True)
     raise SystemExit(code)

@@ -29,14 +29,15 @@ def command(target: str, config: str | None, **given: Any) -> None:
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
+    from fasthook.wording import bots_frames
 
     try:
         found = load(target)
         code = run(Hook.of(found.value, settings, lifespan=found.lifespan))
     except TargetError as error:
         if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
-        fail(f"{target}: {error}", code=2)
+            traceback.print_exception(bots_frames(error.__cause__))
+        fail(f"{target}: {error}", code=error.code)
     except (ServerError, StartError, StateError, QueueError) as error:
         fail(str(error), code=1)
     raise SystemExit(code)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fasthook.cli import Commands
 from fasthook.cli.options import fail, settings_from, settings_options
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _PAUSE = 5.0  # seconds between two looks of --watch
 _KINDS_BY_DEFAULT = "all but chat_member, message_reaction and message_reaction_count"
 
 
-@click.group("webhook")
+@click.group("webhook", cls=Commands)
 def command() -> None:
     """Register, look at and remove the bot's webhook."""
 

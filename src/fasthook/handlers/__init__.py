@@ -8,18 +8,26 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fasthook.update import Update
+from fasthook.wording import one_line
 
 if TYPE_CHECKING:
     from fasthook.settings import Settings
 
 
 class TargetError(Exception):
-    """A TARGET that cannot be served. The message is one line; `__cause__` is the bot's own error, if it was one."""
+    """A TARGET that cannot be served.
+
+    The message is one line; `__cause__` is the bot's own error, if it was one. `code`: what the program ends with.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class StartError(Exception):
@@ -113,7 +121,9 @@ def load(name: str) -> Target:
     """Import a target. The current directory is importable. TargetError: says which part is wrong."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise TargetError(f"{name!r} is not module:attribute, for instance bot:handler")
+        raise TargetError(f"{name!r} is not module:attribute, for instance {_suggested(module_name, attribute)}")
+    if re.search(r"[/\\]|\.py$", module_name):
+        raise TargetError(f"{module_name!r} is a file, not a module: {_instead(module_name, attribute)}")
     module = _import(module_name)
     value: Any = module
     for part in attribute.split("."):
@@ -125,6 +135,25 @@ def load(name: str) -> Target:
     if library is not None and hasattr(adapter := _adapter(library), "beside"):
         value = adapter.beside(value, vars(module))
     return Target(value, getattr(module, "lifespan", None))
+
+
+def _suggested(module: str, attribute: str) -> str:
+    """What somebody may have meant who wrote something else."""
+    names = [name for name in re.split(r"[/\\]", module.removesuffix(".py")) if name not in ("", ".", "..")]
+    if len(names) > 1 and not attribute and not module.endswith(".py"):
+        attribute = names.pop()
+    name = ".".join(names)
+    if not all(part.isidentifier() for part in name.split(".")):
+        name = "bot"
+    return f"{name}:{attribute or 'handler'}"
+
+
+def _instead(module: str, attribute: str) -> str:
+    """How to name a module that was named by its file."""
+    file = PurePath(module.replace("\\", "/"))
+    if file.is_absolute() or ".." in file.parts:
+        return f"go to {file.parent} and give {_suggested(file.name, attribute)}"
+    return f"give {_suggested(module, attribute)}"
 
 
 def _import(name: str) -> ModuleType:
@@ -139,8 +168,10 @@ def _import(name: str) -> ModuleType:
         library = _LIBRARIES.get((error.name or "").partition(".")[0])
         extra = f": pip install 'fasthook[{library.extra}]'" if library else ""
         raise TargetError(f"the module {name!r} imports {error.name!r}, which is not installed{extra}") from error
+    except SystemExit as error:
+        raise TargetError(f"the module {name!r} calls sys.exit({error.code!r}) when it is imported", code=1) from None
     except Exception as error:
-        raise TargetError(f"the module {name!r} fails to import: {type(error).__name__}: {error}") from error
+        raise TargetError(f"the module {name!r} fails to import: {one_line(error)}") from error
 
 
 def adapt(value: Any, *, threads: int, settings: Settings | None = None) -> Handler:

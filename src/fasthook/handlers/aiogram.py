@@ -22,9 +22,9 @@ from aiogram.exceptions import (
 from aiogram.methods import TelegramMethod
 from aiogram.types import Update as Event
 
-from fasthook.dispatch import GaveUp
 from fasthook.handlers import Reply, TargetError, WithBot
 from fasthook.handlers.text import well_formed
+from fasthook.lanes import GaveUp
 from fasthook.telegram.refusals import Refusals
 from fasthook.update import Update
 

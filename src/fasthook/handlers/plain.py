@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from fasthook.dispatch import GaveUp
 from fasthook.handlers import TargetError
+from fasthook.lanes import GaveUp
 from fasthook.update import Update
+from fasthook.wording import with_article
 
 
 class PlainHandler:
@@ -67,7 +68,8 @@ class PlainHandler:
 
 def _check(function: Any) -> None:
     if not callable(function):
-        raise TargetError(f"a {type(function).__name__} is not a handler: it cannot be called with an update")
+        kind = with_article(type(function).__name__)
+        raise TargetError(f"{kind} is not a handler: it cannot be called with an update")
     if inspect.isclass(function):
         raise TargetError(f"{function.__name__} is a class: make an object of it, or name a function")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):

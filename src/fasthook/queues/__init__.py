@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from fasthook.update import Update
 
 
+REPLY_BYTES = 16 << 20  # bytes of replies that are kept, the newest
+_SHARE = 32  # updates of one chat that may be in memory at once; one is handled at a time
+
+
 class Delivery:
     """An update with its place in a queue: what the dispatcher gets and settles."""
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
+    before: bool = False  # from before this start, so that it may have outlived its use
+    again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
+    reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
 
     def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update
@@ -38,6 +45,9 @@ class Outcome(enum.Enum):
 Deliver = Callable[[Delivery], None]
 Redeliver = Callable[[Delivery], bool]
 Answered = Callable[["Update", Outcome], None]
+Record = bytes  # an update as it lies on disk (`store.unpack_update`)
+Match = Callable[["Update"], bool]
+Reply = tuple[tuple[int, int], bytes]  # bot and update_id, and the method that the handler returned, as JSON
 
 
 class QueueError(Exception):
@@ -45,7 +55,7 @@ class QueueError(Exception):
 
 
 class Queue(Protocol):
-    """What every queue does. All but `open` and `close` is called in the event loop and returns at once."""
+    """What every queue does, in the event loop; what is no coroutine returns at once."""
 
     @property
     def depth(self) -> int:
@@ -60,6 +70,16 @@ class Queue(Protocol):
     @property
     def trouble(self) -> str | None:
         """Why it cannot be written, while it cannot."""
+        ...
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest waiting update came, in seconds since the epoch; None if none waits, or it is not known."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, 0 if there is nothing."""
         ...
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
@@ -78,18 +98,52 @@ class Queue(Protocol):
         """Take out an update that was handled or is a dead letter. `forget`: take out its id too."""
         ...
 
-    async def close(self, left: Iterable[Delivery]) -> int:
-        """Keep what was not settled for the next start, in this order. How many those were."""
+    def replies(self) -> list[Reply]:
+        """What the handlers of the last run returned, oldest first; known when it is open."""
+        ...
+
+    def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
+        """So many waiting updates with numbers behind this one, as far as they are on disk: number and record."""
+        ...
+
+    def handled_snapshot(self, behind: int, most: int) -> list[tuple[int, float, Record]]:
+        """So many handled updates that are kept: number, when it was handled, record."""
+        ...
+
+    async def purge(self, match: Match) -> int:
+        """Take out what waits on disk only and matches; it is not handled. How many those were. QueueError."""
+        ...
+
+    async def requeue(self, numbers: Iterable[int]) -> int:
+        """Give handled updates to the handler again. How many of these were kept. QueueError."""
+        ...
+
+    async def again(self, updates: Iterable[Update]) -> int:
+        """Give updates to the handler although their ids are known; they are as safe as others at return. QueueError.
+
+        How many those were.
+        """
+        ...
+
+    async def abandon(self) -> None:
+        """Give up what `open` has taken, as far as it came: nothing was put or settled."""
+        ...
+
+    async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
+        """Keep what was not settled for the next start, in this order, and `replies`. How many updates those were."""
         ...
 
 
-def open_queue(settings: Settings) -> Queue:
-    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. ValueError: no such kind of queue."""
+def open_queue(settings: Settings, *, owner: bool = True) -> Queue:
+    """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. `owner`: the state directory is ours.
+
+    ValueError: no such kind of queue.
+    """
     kind, _, place = settings.queue.partition(":")
     if kind == "memory":
         from fasthook.queues.memory import MemoryQueue
 
-        return MemoryQueue(settings.state_dir / "spill")
+        return MemoryQueue(settings.state_dir / "spill", owner=owner)
     if kind == "journal":
         from fasthook.queues.journal import JournalQueue
 
@@ -98,5 +152,7 @@ def open_queue(settings: Settings) -> Queue:
             window=settings.queue_size,
             remember=settings.dedup_size,
             limit=settings.journal_max,
+            share=_SHARE if settings.order == "chat" else settings.queue_size,
+            keep=settings.keep_handled,
         )
     raise ValueError(f"no queue is named by {settings.queue!r}")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import orjson
 
-from fasthook.queues.store import Store
+from fasthook.queues.store import DamagedError, Store, StoreError, set_aside
+
+log = logging.getLogger("fasthook.dead")
+
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +56,142 @@ class DeadLetter:
             raise ValueError(f"not a dead letter: {error}") from None
 
 
-class DeadLetters:
-    """The dead letters of a state directory. Writing happens in a thread of its own, so that no sync stops the loop."""
+Numbered = tuple[int, DeadLetter]
 
-    def __init__(self, directory: Path) -> None:
+
+class DeadLetters:
+    """The dead letters of a state directory. What a server does with them is done in a thread of its own, so that no
+    sync stops the loop; a program without a loop uses `items`, `get` and `delete`.
+
+    `max_age`: seconds that a letter is kept, None for ever. `max_count`: how many are kept, 0 for all. What is more is
+    dropped, the oldest first. A damaged file is set aside under a name that the log tells.
+    """
+
+    def __init__(self, directory: Path, *, max_age: float | None = None, max_count: int = 0) -> None:
         self._directory = directory
+        self._max_age = max_age
+        self._max_count = max_count
         self._store: Store | None = None
         self._writer = ThreadPoolExecutor(1, "fasthook-dead")
 
+    # ------------------------------------------------------------ in a loop
+
+    def start(self) -> None:
+        """Drop what is too old, or too many, meanwhile."""
+        self._writer.submit(self._prune_at_start)
+
     async def add(self, letter: DeadLetter) -> None:
         """Keep a dead letter; it is on disk at return. StoreError: it is not."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._append, letter.pack())
+        await self._in_writer(self._append, letter.pack())
 
-    def _append(self, record: bytes) -> None:
-        self._open().append([record])
+    async def aitems(self, behind: int = 0, most: int = 1000) -> list[Numbered]:
+        """So many letters behind a number, oldest first. StoreError: the file cannot be read."""
+        return await self._in_writer(lambda: list(itertools.islice(self.items(behind), most)))
 
-    def _open(self) -> Store:
-        if self._store is None:
-            self._store = Store(self._directory)
-        return self._store
+    async def aget(self, number: int) -> DeadLetter | None:
+        """`get`, in the writer's thread."""
+        return await self._in_writer(self.get, number)
 
-    def items(self) -> Iterator[tuple[int, DeadLetter]]:
-        """Each number and its letter, oldest first."""
-        if self._directory.exists():
-            for number, record in self._open().items():
-                yield number, DeadLetter.unpack(record)
+    async def adelete(self, numbers: Iterable[int]) -> int:
+        """`delete`, in the writer's thread."""
+        return await self._in_writer(self.delete, list(numbers))
+
+    async def _in_writer(self, work: Callable[..., _R], *arguments: Any) -> _R:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
+
+    # ------------------------------------------------------------ on the file
+
+    def items(self, behind: int = 0) -> Iterator[Numbered]:
+        """Each number behind this one and its letter, oldest first. StoreError: the file cannot be read."""
+        if not self._directory.exists():
+            return
+        for number, record in self._open().items(behind):
+            try:
+                letter = DeadLetter.unpack(record)
+            except ValueError as error:
+                log.error("dead letter %d cannot be read (%s): it stays there", number, error)
+            else:
+                yield number, letter
+
+    def get(self, number: int) -> DeadLetter | None:
+        """The letter with this number. StoreError: the file cannot be read. ValueError: the letter cannot."""
+        record = self._open().get(number) if self._directory.exists() else None
+        return None if record is None else DeadLetter.unpack(record)
+
+    def delete(self, numbers: Iterable[int]) -> int:
+        """Remove letters: how many there were. StoreError: none was removed."""
+        return self._open().delete(numbers) if self._directory.exists() else 0
 
     def close(self) -> None:
         self._writer.shutdown()
         if self._store:
             self._store.close()
             self._store = None
+
+    def _open(self) -> Store:
+        if self._store is None:
+            try:
+                self._store = Store(self._directory)
+            except DamagedError as error:
+                self._set_aside(error)
+                self._store = Store(self._directory)
+        return self._store
+
+    def _set_aside(self, error: DamagedError) -> None:
+        if self._store:
+            self._store.close()
+            self._store = None
+        aside = set_aside(self._directory)
+        log.error("the dead letters are damaged (%s): they are kept as %s, and begun anew", error, aside)
+
+    def _append(self, record: bytes) -> None:
+        try:
+            self._open().append([record])
+        except DamagedError as error:
+            self._set_aside(error)
+            self._open().append([record])
+        self._prune()
+
+    # ------------------------------------------------------------ retention
+
+    def _prune_at_start(self) -> None:
+        if self._directory.exists():
+            try:
+                self._open()
+            except StoreError as error:
+                log.error("%s", error)
+            else:
+                self._prune()
+
+    def _prune(self) -> None:
+        store = self._open()
+        try:
+            drop = max(self._too_many(store), self._too_old(store), key=len)  # both are the oldest
+            if drop:
+                store.delete(drop)
+        except StoreError as error:
+            log.error("old dead letters could not be dropped: %s", error)
+        else:
+            if drop:
+                log.info("%d dead letters were dropped: there are more than --dead-max-count, or they are older than "
+                         "--dead-max-age", len(drop))  # fmt: skip
+
+    def _too_many(self, store: Store) -> list[int]:
+        count = len(store)
+        if not self._max_count or count <= self._max_count:
+            return []
+        excess = count - self._max_count + self._max_count // 100  # not one by one with each that comes
+        return [number for number, _ in itertools.islice(store.items(), excess)]
+
+    def _too_old(self, store: Store) -> list[int]:
+        if self._max_age is None:
+            return []
+        oldest = time.time() - self._max_age
+        return [number for number, _ in itertools.takewhile(lambda row: _died_before(row[1], oldest), store.items())]
+
+
+def _died_before(record: bytes, moment: float) -> bool:
+    try:
+        return DeadLetter.unpack(record).died_at < moment
+    except ValueError:
+        return False

@@ -1,10 +1,8 @@
 """`journal:DIR`: updates wait on local disk. What was acknowledged survives a `kill -9` and a power cut.
 
-An LMDB file with three tables: `waiting`, in the order of arrival; `ids`, the known (bot, update_id), each with the
-number it got on arrival; `done`, the numbers of handled updates, oldest first, so that their ids can be forgotten.
 Updates that come while a commit is under way go into the next one. The loop's thread fills a transaction, the writer's
-thread commits it, so the loop goes on while the disk works. LMDB's own lock file is not used: it would tie a
-transaction to one thread, and the journal's lock says already that nobody else is here.
+thread commits it, so the loop goes on while the disk works. What is on disk is in `tables.py`, what of it is in memory
+in `window.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import struct
-import subprocess
-import sys
+import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,159 +20,47 @@ from typing import Any
 
 import lmdb
 
-from fasthook.queues import Answered, Deliver, Delivery, Outcome, QueueError, Redeliver
-from fasthook.queues.store import pack_update, set_aside, unpack_update
-from fasthook.state import Lock, StateError
+from fasthook.queues import (
+    REPLY_BYTES,
+    Answered,
+    Deliver,
+    Delivery,
+    Match,
+    Outcome,
+    QueueError,
+    Record,
+    Redeliver,
+    Reply,
+)
+from fasthook.queues.probe import DAMAGE
+from fasthook.queues.store import pack_update, received_at, replayed, unpack_update, words
+from fasthook.queues.tables import ID, NUMBER, Journal
+from fasthook.queues.window import Window
 from fasthook.update import Update
+
+__all__ = ["Journal", "JournalQueue"]
 
 log = logging.getLogger("fasthook.queue")
 
-_FORMAT = b"1"
-_NUMBER = struct.Struct(">Q")
-_ID = struct.Struct(">qQ")
 _BATCH = 1000  # updates in one commit
-_FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
-_SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
 _ROW = 128  # bytes that an update takes beside its own
+_KNOWN = 160  # bytes that a known id takes at most, in both of its tables
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
-_PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
-# LMDB ends the process that walks into a damaged page (assert, SIGBUS), so one that we can spare goes first. A file
-# that is shorter than it says may have been cut off, or not: it is read whole.
-_PROBE = """
-import itertools, os, sys
-import lmdb
-print("begun", flush=True)
-directory, most = sys.argv[1], int(sys.argv[2])
-try:
-    with lmdb.open(directory, max_dbs=4, lock=False, create=False) as env:
-        env.set_mapsize(env.info()["map_size"] + (1 << 20))
-        txn = env.begin(write=True)
-        length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        whole = most < 0 or os.path.getsize(os.path.join(directory, "data.mdb")) < length
-        for name in b"meta", b"ids", b"done", b"waiting":
-            try:
-                table = env.open_db(name, txn=txn, create=False)
-            except lmdb.NotFoundError:
-                continue
-            with txn.cursor(db=table) as cursor:
-                for _ in itertools.islice(cursor, None if whole or name != b"waiting" else most):
-                    pass
-                cursor.last()
-            if name == b"meta":
-                txn.put(b"probe", bytes(1 << 16), db=table)  # takes free pages
-        txn.abort()
-except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError) as error:
-    print(error)
-    sys.exit(9)
-except (OSError, lmdb.Error):
-    pass  # that the file may not be written, for instance: whoever opens it next will say so
-"""
-_SUSPECT = "suspect"  # a file that says so: the next opening reads all
-_DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, struct.error)
+_SLICE = 500  # updates that are looked at before the loop has its turn
+_STEP = 16  # handled updates that make room for new ones at a time
+
+# number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, and the reply
+_Done = tuple[int, bytes, bool, float | None, bytes | None]
 
 
-class Journal:
-    """The tables. One process at a time has them.
+@dataclass(slots=True)
+class _Requeue:
+    """Handled updates by their numbers, and dead ones, that somebody wants to be handled again."""
 
-    A damaged file is set aside under a name that the log tells, and an empty one begun. QueueError: one line.
-    """
-
-    def __init__(self, directory: Path, limit: int = 1 << 30) -> None:
-        self.directory = directory
-        self.limit = limit
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = Lock(directory / "owner", f"the journal {directory}")
-        except StateError as error:
-            raise QueueError(f"{error}, or set another --queue") from None
-        except OSError as error:
-            raise QueueError(_cannot(directory, error)) from None
-        try:
-            self._open()
-        except BaseException:
-            self._lock.close()
-            raise
-
-    def _open(self) -> None:
-        file = self.directory / "data.mdb"
-        try:
-            _probe(self.directory, file)
-            self._open_tables(file)
-        except _DAMAGE as error:
-            aside = set_aside(file)
-            log.error("the journal %s is damaged (%s): it is kept as %s, and begun anew", self.directory, error, aside)
-            self._open_tables(file)
-        except (OSError, lmdb.Error) as error:
-            raise QueueError(_cannot(self.directory, error)) from None
-
-    def _open_tables(self, file: Path) -> None:
-        size = file.stat().st_size if file.exists() else 0
-        self.env = lmdb.open(
-            str(self.directory),
-            map_size=max(min(_FIRST_SIZE, self.limit), size),
-            max_dbs=4,
-            mode=0o600,
-            lock=False,
-            readahead=False,
-        )
-        try:
-            _whole(self.env, file)
-            meta = self.env.open_db(b"meta")
-            self.waiting = self.env.open_db(b"waiting")
-            self.ids = self.env.open_db(b"ids")
-            self.done = self.env.open_db(b"done")
-            with self.env.begin(write=True) as txn:
-                version = txn.get(b"format", db=meta)
-                if version is None:
-                    txn.put(b"format", _FORMAT, db=meta)
-                elif version != _FORMAT:
-                    raise QueueError(
-                        f"the journal {self.directory} is of a newer fasthook (format {version.decode('latin-1')}): "
-                        "use that one, or set another --queue"
-                    )
-            self.counts()
-        except BaseException:
-            self.env.close()
-            raise
-        _sync_directory(self.directory)
-
-    def close(self) -> None:
-        self.env.close()
-        self._lock.close()
-
-    def items(self, behind: int = 0) -> Generator[tuple[int, bytes], None, None]:
-        """The waiting updates behind a number, in order: the number and the record."""
-        with self.env.begin(db=self.waiting) as txn, txn.cursor() as cursor:
-            if cursor.set_range(_NUMBER.pack(behind + 1)):
-                for key, record in cursor:
-                    yield _NUMBER.unpack(key)[0], record
-
-    def counts(self) -> tuple[int, int, int]:
-        """How many updates wait, how many handled ones are known, and the highest number that was given."""
-        highest = 0
-        with self.env.begin() as txn:
-            for table in (self.waiting, self.done):
-                with txn.cursor(db=table) as cursor:
-                    if cursor.last():
-                        highest = max(highest, _NUMBER.unpack(cursor.key())[0])
-            return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
-
-    def has_room(self, txn: Any, more: int) -> bool:
-        """Whether so many bytes more fit below the limit. What is free inside the file counts as room."""
-        page = self.env.stat()["psize"]
-        stats = [txn.stat(table) for table in (self.waiting, self.ids, self.done)]
-        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return int(used) * int(page) + more <= self.limit
-
-    def grow(self) -> bool:
-        """Make the map larger; False if it is as large as it may be."""
-        size = self.env.info()["map_size"]
-        largest = self.limit + _SPARE
-        if size >= largest:
-            return False
-        self.env.set_mapsize(min(largest, size * 2))
-        return True
+    wanted: list[int | Update]
+    moved: asyncio.Future[int]
+    count: int = 0
 
 
 @dataclass(slots=True)
@@ -186,43 +68,61 @@ class _Batch:
     """What one commit writes."""
 
     new: list[Update]
-    done: list[tuple[int, bytes, bool]]  # number, id, and whether the id is to be forgotten at once
+    done: list[_Done]
+    requeue: list[_Requeue] = field(default_factory=list)
+    again: list[tuple[int, Update]] = field(default_factory=list)  # were handled, and wait once more
     kept: list[tuple[int, Update]] = field(default_factory=list)
     known: list[Update] = field(default_factory=list)
     refused: list[Update] = field(default_factory=list)  # there is no room for them
     roomy: bool = True  # there is room for more than a few others
     remembered: int = 0  # how many ids of handled updates there are afterwards
+    replies: int = 0  # bytes of replies there are afterwards
 
 
 class JournalQueue:
     """The queue over a journal.
 
-    `window`: how many updates are in memory at most; the others wait on disk. `remember`: how many ids of handled
-    updates stay known. `limit`: bytes that the file may grow to.
+    `window`: how many updates are in memory at most; the others wait on disk. `share`: how many of one chat, None for
+    as many. `remember`: how many ids of handled updates stay known. `limit`: bytes that the file may grow to. `keep`:
+    seconds that handled updates are kept, None for not at all.
     """
 
     durable = True
 
-    def __init__(self, directory: Path, *, window: int, remember: int, limit: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        window: int,
+        remember: int,
+        limit: int,
+        share: int | None = None,
+        keep: float | None = None,
+    ) -> None:
         self.depth = 0
         self.trouble: str | None = None
         self._directory = directory
-        self._window = window
         self._remember = remember
         self._limit = limit
+        self._keep = keep
         self._broken = False  # a sync has failed: never again on this file
         self._damaged = False  # what waits cannot be read: no more is taken
         self._failing = False  # the last commit did
         self._number = 0  # the last that was given
+        self._begun = 0  # the last that was given before this start
         self._remembered = 0
-        self._loaded = 0  # the number of the last update that was given to the dispatcher
-        self._in_memory = 0
-        self._behind = False  # updates wait on disk that are not in memory
+        self._reply_bytes = 0
+        self._window = Window(window, share or window, self._read, self._get, self._enter)
         self._new: deque[Update] = deque()
-        self._done: list[tuple[int, bytes, bool]] = []
+        self._done: list[_Done] = []
+        self._committing: list[_Done] = []
+        self._requeue: list[_Requeue] = []
         self._commit_ends: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._scanning: asyncio.Handle | None = None
         self._writer = ThreadPoolExecutor(1, "fasthook-journal")
+        self._journal: Journal
+        self._opened = False
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._loop = asyncio.get_running_loop()
@@ -230,10 +130,24 @@ class JournalQueue:
         self._redeliver = redeliver
         self._answered = answered
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
+        self._opened = True
         self.depth, self._remembered, self._number = self._journal.counts()
-        self._behind = self.depth > 0
-        self._load()
+        self._begun = self._number
+        self._replies = self._journal.known_replies()
+        self._reply_bytes = sum(len(reply) for _, reply in self._replies)
+        if self._remember * _KNOWN > self._limit // 2:
+            log.warning(
+                "--journal-max (%d bytes) has no room for --dedup-size (%d) ids beside updates: fewer are remembered; "
+                "set it to %d or more",
+                self._limit, self._remember, 2 * self._remember * _KNOWN,
+            )  # fmt: skip
+        self._window.behind = self.depth > 0
+        while self._scan():
+            pass  # nothing else is to be done before it is full
         return self.depth
+
+    def replies(self) -> list[Reply]:
+        return self._replies
 
     # ------------------------------------------------------------ in
 
@@ -247,12 +161,58 @@ class JournalQueue:
 
     def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
         update = delivery.update
-        self._done.append((delivery.place, _ID.pack(update.bot_id, update.update_id), forget))
+        handled_at = time.time() if self._keep is not None and delivery.failure is None and not forget else None
+        name = ID.pack(update.bot_id, update.update_id)
+        self._done.append((delivery.place, name, forget, handled_at, delivery.reply))
         self.depth -= 1
-        self._in_memory -= 1
-        if self._behind and self._in_memory <= self._window // 2:
-            self._load()
+        try:
+            self._window.left(update.lane)
+        except DAMAGE as error:
+            self._is_damaged(error)
+        if self._window.wants and self._scanning is None:
+            self._scan_on()
         self._commit_soon(_PAUSE)
+
+    async def requeue(self, numbers: Iterable[int]) -> int:
+        return await self._wait_again(list(numbers))
+
+    async def again(self, updates: Iterable[Update]) -> int:
+        return await self._wait_again(list(updates))
+
+    async def _wait_again(self, wanted: list[Any]) -> int:
+        moved = 0
+        for start in range(0, len(wanted), _SLICE):
+            if self._broken or self._damaged:
+                raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
+            part = _Requeue(wanted[start : start + _SLICE], self._loop.create_future())
+            self._requeue.append(part)
+            self._commit_soon(0.0)
+            moved += await part.moved
+        return moved
+
+    async def purge(self, match: Match) -> int:
+        behind, purged = 0, set[int]()
+        while rows := self._look(behind, _SLICE):
+            for number, record in rows:
+                behind = number
+                if number in self._window.gone:
+                    continue
+                with contextlib.suppress(ValueError):  # it cannot be read, so that nobody knows whether it matches
+                    update = unpack_update(record)
+                    if match(update):
+                        self._window.gone.add(number)
+                        purged.add(number)
+                        name = ID.pack(update.bot_id, update.update_id)
+                        self._done.append((number, name, False, None, None))
+                        self.depth -= 1
+            await asyncio.sleep(0)
+        while not purged.isdisjoint(self._window.gone):
+            self._commit_soon(0.0)
+            if self._commit_ends is not None:
+                await asyncio.shield(self._commit_ends)
+            if self._failing:
+                raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
+        return len(purged)
 
     # ------------------------------------------------------------ group commit
 
@@ -272,15 +232,29 @@ class JournalQueue:
     def _commit(self) -> None:
         self._timer = None
         new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
-        done, self._done = self._done, []
-        batch = _Batch(new, done)
+        self._committing, self._done = self._done, []
+        batch = _Batch(new, self._committing, self._requeue)
+        self._requeue = []
         try:
             txn = self._fill(batch)
         except (OSError, lmdb.Error) as error:
             self._ended(batch, error)
             return
-        commit = self._loop.run_in_executor(self._writer, txn.commit)
+        size = sum(len(update.raw) + _ROW for update in batch.new)
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
         commit.add_done_callback(lambda ended: self._ended(batch, ended.exception()))
+
+    def _finish(self, txn: Any, size: int) -> None:
+        """Commit, in the writer's thread."""
+        self._journal.make_room(size)
+        try:
+            txn.commit()
+        except lmdb.PanicError:
+            raise
+        except lmdb.Error as error:
+            if _may_be_sync(error) and self._journal.no_room is not None:
+                raise self._journal.no_room from None
+            raise
 
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
@@ -294,86 +268,117 @@ class JournalQueue:
                 txn.abort()
                 if journal.grow():
                     continue
-                if not batch.new:
+                if not batch.new and not batch.requeue:
                     raise
                 batch.refused += batch.new  # what was handled goes out without them, so that there is room again
                 batch.new = []
+                for part in batch.requeue:
+                    part.moved.set_exception(QueueError(self._too_full))
+                batch.requeue = []
             except BaseException:
                 txn.abort()
                 raise
 
     def _write(self, txn: Any, batch: _Batch) -> None:
         journal = self._journal
-        batch.kept, batch.known = [], []
-        batch.remembered = self._remembered
-        for number, name, forget in batch.done:
-            key = _NUMBER.pack(number)
-            txn.delete(key, db=journal.waiting)
-            if forget:
-                txn.delete(name, db=journal.ids)
-            else:
-                txn.put(key, name, db=journal.done)
-                batch.remembered += 1
-        if batch.remembered > self._remember:
-            self._forget_oldest(txn, batch)
-        if batch.new and not journal.has_room(txn, sum(len(update.raw) + _ROW for update in batch.new)):
+        batch.again, batch.kept, batch.known = [], [], []
+        self._write_done(txn, batch)
+        number = self._number
+        for part in batch.requeue:
+            part.count = 0
+            for one in part.wanted:
+                new = number + 1
+                update = journal.put_back(txn, one, new) if isinstance(one, int) else journal.put_again(txn, one, new)
+                if update is not None:
+                    number = new
+                    part.count += 1
+                    batch.again.append((number, update))
+        if batch.new and not self._has_room(txn, batch, sum(len(update.raw) + _ROW for update in batch.new)):
             batch.refused += batch.new
             batch.new = []
-        number = self._number
         for update in batch.new:
-            key = _NUMBER.pack(number + 1)
-            if txn.put(_ID.pack(update.bot_id, update.update_id), key, db=journal.ids, overwrite=False):
+            key = NUMBER.pack(number + 1)
+            if txn.put(ID.pack(update.bot_id, update.update_id), key, db=journal.ids, overwrite=False):
                 number += 1
                 txn.put(key, pack_update(update), db=journal.waiting, append=True)
                 batch.kept.append((number, update))
             else:
                 batch.known.append(update)
         if self.trouble:
-            batch.roomy = journal.has_room(txn, self._limit // 16)
+            batch.roomy = self._has_room(txn, batch, self._limit // 16)
 
-    def _forget_oldest(self, txn: Any, batch: _Batch) -> None:
-        with txn.cursor(db=self._journal.done) as cursor:
-            cursor.first()
-            while batch.remembered > self._remember:
-                txn.delete(cursor.value(), db=self._journal.ids)
-                cursor.delete()
-                batch.remembered -= 1
+    def _write_done(self, txn: Any, batch: _Batch) -> None:
+        """Take out what was handled, and forget what is too old."""
+        journal = self._journal
+        batch.remembered, batch.replies = self._remembered, self._reply_bytes
+        for number, name, forget, handled_at, reply in batch.done:
+            if forget:
+                txn.delete(NUMBER.pack(number), db=journal.waiting)
+                txn.delete(name, db=journal.ids)
+                continue
+            journal.take_out(txn, number, name, handled_at, reply)
+            batch.remembered += 1
+            batch.replies += len(reply) if reply else 0
+        if batch.remembered > self._remember:
+            batch.remembered -= journal.forget(txn, batch.remembered - self._remember)
+        if batch.replies > REPLY_BYTES:
+            batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
+        journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
+
+    def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
+        """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
+        journal = self._journal
+        used, known = journal.pages(txn)
+        while known > self._limit // 2 and (forgotten := journal.forget(txn, _BATCH)):
+            batch.remembered -= forgotten
+            used, known = journal.pages(txn)
+        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
+            used, known = journal.pages(txn)
+        return used + more <= self._limit
 
     def _ended(self, batch: _Batch, error: BaseException | None) -> None:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
         ends, self._commit_ends = self._commit_ends, None
-        if ends is not None:
-            ends.set_result(None)
+        self._committing = []
         if error is not None:
             self._failed(batch, error)
+            if ends is not None:
+                ends.set_result(None)
             return
+        if ends is not None:
+            ends.set_result(None)
         self._failing = False
         if batch.refused:
-            self._in_trouble(f"the journal {self._directory} has reached --journal-max ({self._limit} bytes)")
+            self._in_trouble(self._too_full)
         elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
             self.trouble = None
-        self._remembered = batch.remembered
-        if batch.kept:
-            self._number = batch.kept[-1][0]
-            self.depth += len(batch.kept)
-        if self._new:
+        self._remembered, self._reply_bytes = batch.remembered, batch.replies
+        self._window.gone.difference_update([done[0] for done in batch.done])
+        self._number += len(batch.again) + len(batch.kept)
+        self.depth += len(batch.again) + len(batch.kept)
+        if self._new or self._requeue:
             self._commit_soon(0.0)
         elif self._done:
             self._commit_soon(_PAUSE)
+        for number, update in batch.again:
+            self._window.offer(number, update, pack_update(update))
         for number, update in batch.kept:
             self._answered(update, Outcome.SAFE)
-            self._offer(number, update)
+            self._window.offer(number, update)
         for update in batch.known:
             self._answered(update, Outcome.KNOWN)
         for update in batch.refused:
             self._answered(update, Outcome.FULL)
+        for part in batch.requeue:
+            if not part.moved.done():
+                part.moved.set_result(part.count)
 
     def _failed(self, batch: _Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
         self._failing = True
         self._done = batch.done + self._done
-        trouble = f"the journal {self._directory} cannot be written: {error}"
+        trouble = f"the journal {self._directory} cannot be written: {words(error)}"
         if _may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
@@ -382,8 +387,16 @@ class JournalQueue:
         self._new.clear()
         for update in refused:
             self._answered(update, Outcome.FULL)
+        for part in batch.requeue + self._requeue:
+            if not part.moved.done():
+                part.moved.set_exception(QueueError(trouble))
+        self._requeue = []
         if self._done:
             self._commit_soon(_AGAIN)
+
+    @property
+    def _too_full(self) -> str:
+        return f"the journal {self._directory} has reached --journal-max ({self._limit} bytes)"
 
     def _in_trouble(self, why: str) -> None:
         if why != self.trouble:
@@ -392,50 +405,107 @@ class JournalQueue:
 
     # ------------------------------------------------------------ out
 
-    def _offer(self, number: int, update: Update) -> None:
-        """Give a committed update to the dispatcher, unless older ones wait on disk or memory is full."""
-        if self._behind or self._in_memory >= self._window:
-            self._behind = True
-            return
-        self._loaded = number
-        self._in_memory += 1
-        self._deliver(Delivery(update, number))
-
-    def _load(self) -> None:
-        """Fill the window from the disk, in order."""
-        try:
-            self._behind = self._read_on()
-        except _DAMAGE as error:
-            self._damaged, self._behind = True, False
-            with contextlib.suppress(OSError):
-                (self._directory / _SUSPECT).touch()
-            self._in_trouble(
-                f"the journal {self._directory} is damaged behind number {self._loaded} ({error}): "
-                "nothing is accepted until a restart, which sets it aside"
-            )
-
-    def _read_on(self) -> bool:
-        """Whether there is more to read."""
-        with contextlib.closing(self._journal.items(behind=self._loaded)) as items:
+    def _read(self, behind: int) -> Generator[tuple[int, bytes, Update | None], None, None]:
+        with contextlib.closing(self._journal.items(behind)) as items:
             for number, record in items:
-                if self._in_memory >= self._window:
-                    return True
-                if number > self._number:
-                    return False  # of a commit that is on disk, and not yet told of: `_ended` offers it
-                self._loaded = number
-                try:
-                    update = unpack_update(record)
-                except ValueError as error:
-                    log.error("update number %d in the journal cannot be read (%s): it stays there", number, error)
-                    continue
-                self._in_memory += 1
-                self._redeliver(Delivery(update, number))
-        return False
+                yield number, record, self._unpacked(number, record)
+
+    def _get(self, number: int) -> tuple[bytes, Update] | None:
+        record = self._journal.get(number)
+        update = None if record is None else self._unpacked(number, record)
+        return None if record is None or update is None else (record, update)
+
+    def _unpacked(self, number: int, record: bytes) -> Update | None:
+        try:
+            return unpack_update(record)
+        except ValueError as error:
+            log.error("update number %d in the journal cannot be read (%s): it stays there", number, error)
+            return None
+
+    def _enter(self, number: int, update: Update, record: bytes | None) -> None:
+        """Give an update to the dispatcher."""
+        delivery = Delivery(update, number)
+        if record is None:
+            self._deliver(delivery)
+            return
+        delivery.before = number <= self._begun and not replayed(record)
+        self._redeliver(delivery)
+
+    def _scan_on(self) -> None:
+        """Fill the window from the disk, in order, a slice in each turn of the loop."""
+        self._scanning = self._loop.call_soon(self._scan_on) if self._scan() else None
+
+    def _scan(self) -> bool:
+        try:
+            return self._window.scan(self._number)
+        except DAMAGE as error:
+            self._is_damaged(error)
+            return False
+
+    def _is_damaged(self, error: BaseException) -> None:
+        self._damaged, self._window.behind = True, False
+        self._journal.suspect()
+        self._in_trouble(
+            f"the journal {self._directory} is damaged behind number {self._window.scanned} ({words(error)}): "
+            "nothing is accepted until a restart, which sets it aside"
+        )
+
+    # ------------------------------------------------------------ what is in it
+
+    @property
+    def oldest(self) -> float | None:
+        rows = self._look(0, 1)
+        return received_at(rows[0][1]) if rows else None
+
+    @property
+    def bytes(self) -> int:
+        try:
+            return (self._directory / "data.mdb").stat().st_size
+        except OSError:
+            return 0
+
+    def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
+        return self._look(behind, most)
+
+    def _look(self, behind: int, most: int) -> list[tuple[int, Record]]:
+        gone = {done[0] for done in self._done + self._committing}  # still on disk
+        found: list[tuple[int, Record]] = []
+        try:
+            with contextlib.closing(self._journal.items(behind)) as items:
+                for number, record in items:
+                    if len(found) == most or number > self._number:
+                        break
+                    if number not in gone:
+                        found.append((number, record))
+        except DAMAGE as error:
+            self._is_damaged(error)
+        return found
+
+    def handled_snapshot(self, behind: int, most: int) -> list[tuple[int, float, Record]]:
+        found: list[tuple[int, float, Record]] = []
+        try:
+            with contextlib.closing(self._journal.handled_items(behind)) as items:
+                for row in items:
+                    if len(found) == most:
+                        break
+                    found.append(row)
+        except DAMAGE as error:
+            self._is_damaged(error)
+        return found
 
     # ------------------------------------------------------------ the end
 
-    async def close(self, left: Iterable[Delivery]) -> int:
-        """What was not settled stays where it is, on disk."""
+    async def abandon(self) -> None:
+        self._writer.shutdown()
+        if self._scanning:
+            self._scanning.cancel()
+        if self._timer:
+            self._timer.cancel()
+        if self._opened:
+            self._journal.close()
+
+    async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
+        """What was not settled stays where it is, on disk; so does what was returned."""
         self._failing = self._broken  # else one more try
         while self._commit_ends is not None or (self._done and not self._failing):
             self._commit_soon(0.0)
@@ -443,53 +513,15 @@ class JournalQueue:
                 await asyncio.shield(self._commit_ends)
         if self._timer:
             self._timer.cancel()
+        if self._scanning:
+            self._scanning.cancel()
         self._writer.shutdown()
+        if self._damaged:
+            self._journal.suspect(done[0] for done in self._done)
         self._journal.close()
         return self.depth
 
 
 def _may_be_sync(error: BaseException) -> bool:
     """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
-    return "Input/output error" in str(error)
-
-
-def _probe(directory: Path, file: Path) -> None:
-    """Let another process read the file first. CorruptedError: that was its end."""
-    ours = Path(sys.executable or "").name.startswith("python")  # not a server that has an interpreter inside
-    if not ours or not file.exists() or file.stat().st_size == 0:
-        return
-    suspect = directory / _SUSPECT
-    command = [sys.executable, "-P", "-c", _PROBE, str(directory), "-1" if suspect.exists() else str(_PROBED)]
-    ended = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
-    begun, _, words = ended.stdout.decode("utf-8", "replace").partition("\n")
-    if begun and ended.returncode == 9:
-        raise lmdb.CorruptedError(words.strip())
-    if begun and -ended.returncode in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
-        raise lmdb.CorruptedError(f"reading it ends in {signal.Signals(-ended.returncode).name}")
-    suspect.unlink(missing_ok=True)
-
-
-def _whole(env: lmdb.Environment, file: Path) -> None:
-    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros."""
-    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if file.stat().st_size < length and hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, length)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new file survives a power cut only with its name."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot(directory: Path, error: BaseException) -> str:
-    words = getattr(error, "strerror", None) or str(error)
-    return f"the journal {directory} cannot be opened: {words}; set --queue to a directory that can be written"
+    return isinstance(error, lmdb.PanicError) or "Input/output error" in str(error)

@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fasthook.queues import Answered, Deliver, Delivery, QueueError, Redeliver
-from fasthook.queues.store import Store, StoreError, pack_update, set_aside, unpack_update
+from fasthook.queues import Answered, Deliver, Delivery, Match, QueueError, Record, Redeliver, Reply
+from fasthook.queues.store import (
+    REPLAYED,
+    DamagedError,
+    Store,
+    StoreError,
+    pack_update,
+    replayed,
+    set_aside,
+    unpack_update,
+)
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
 _SPILL = object()  # the place of a delivery that is in the spill
+_ID = struct.Struct("<qq")
 
 
 class MemoryQueue:
     """A queue in memory. What it acknowledged survives an orderly stop, not a `kill -9`.
 
     The spill is kept until all of it is settled; until then a crash leaves it as it was, and what of it was settled is
-    known by its id. `spill`: a directory, made when it is needed.
+    known by its id. `spill`: a directory, made when it is needed; what handlers returned goes into another beside it.
+    `owner`: False in the further processes of a server, each of which has a spill of its own, which the next owner
+    takes over.
     """
 
     durable = False
+    oldest = None  # the dispatcher has them all
+    bytes = 0
 
-    def __init__(self, spill: Path) -> None:
+    def __init__(self, spill: Path, *, owner: bool = True) -> None:
         self.depth = 0
         self.trouble: str | None = None
-        self._spill = spill
+        self._owner = owner
+        self._spill = spill if owner else spill.with_name(f"{spill.name}-{os.getpid()}")
+        self._kept_replies = self._spill.with_name(self._spill.name.replace(spill.name, "replies", 1))
+        self._replies: list[Reply] = []
         self._spilled = False  # there is something in the spill
         self._unsettled = 0  # deliveries from the spill
         self._emptied: asyncio.Future[None] | None = None
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
+        self._redeliver = redeliver
+        if self._kept_replies.exists():
+            self._replies = await asyncio.to_thread(self._read_replies)
+        if self._owner:
+            await asyncio.to_thread(self._take_over)
         if not self._spill.exists():
             return 0
-        updates = await asyncio.to_thread(self._read)
-        self._spilled = bool(updates)
-        for update in updates:
-            if redeliver(Delivery(update, _SPILL)):
+        deliveries = await asyncio.to_thread(self._read)
+        self._spilled = bool(deliveries)
+        for delivery in deliveries:
+            if redeliver(delivery):
                 self.depth += 1
                 self._unsettled += 1
         if self._spilled and not self._unsettled:
@@ -62,40 +88,141 @@ class MemoryQueue:
     def _empty_spill(self) -> None:
         self._emptied = asyncio.get_running_loop().run_in_executor(None, self._write, [])
 
-    async def close(self, left: Iterable[Delivery]) -> int:
-        updates = [delivery.update for delivery in left]
+    def replies(self) -> list[Reply]:
+        return self._replies
+
+    def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
+        return []
+
+    def handled_snapshot(self, behind: int, most: int) -> list[tuple[int, float, Record]]:
+        return []
+
+    async def purge(self, match: Match) -> int:
+        return 0
+
+    async def requeue(self, numbers: Iterable[int]) -> int:
+        raise QueueError("memory: keeps nothing that was handled: set --queue journal:DIRECTORY and --keep-handled")
+
+    async def again(self, updates: Iterable[Update]) -> int:
+        count = 0
+        for update in updates:
+            delivery = Delivery(update)
+            delivery.again = True
+            self.depth += 1
+            self._redeliver(delivery)
+            count += 1
+        return count
+
+    async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
+        await asyncio.to_thread(self._write_replies, replies)
+        deliveries = list(left)
         if self._emptied is not None:
             await asyncio.wait([self._emptied])
             if (error := self._emptied.exception()) is None:
                 self._spilled = False
             else:
                 log.error("the spill could not be emptied: %s", error)
-        if updates or self._spilled:
+        if deliveries or self._spilled:
             try:
-                await asyncio.to_thread(self._write, updates)
+                await asyncio.to_thread(self._write, deliveries)
             except StoreError as error:
-                raise QueueError(f"{len(updates)} updates are lost: {error}") from None
-            self._spilled = bool(updates)
-        return len(updates)
+                raise QueueError(f"{len(deliveries)} updates are lost: {error}") from None
+            self._spilled = bool(deliveries)
+        return len(deliveries)
 
-    def _write(self, updates: list[Update]) -> None:
+    def _write(self, deliveries: list[Delivery]) -> None:
         store = Store(self._spill)
         try:
-            store.append(map(pack_update, updates), replace=True)
+            records = (pack_update(one.update, REPLAYED if one.again else 0) for one in deliveries)
+            store.append(records, replace=True)
         finally:
             store.close()
 
-    def _read(self) -> list[Update]:
-        updates: list[Update] = []
+    async def abandon(self) -> None:
+        if self._emptied is not None:
+            await asyncio.wait([self._emptied])
+
+    def _take_over(self) -> None:
+        """What processes that are gone have left goes into our spill."""
+        for left in self._spill.parent.glob(f"{self._spill.name}-*"):
+            pid = left.name.rpartition("-")[2]
+            if not pid.isdecimal() or _lives(int(pid)):
+                continue
+            try:
+                theirs = Store(left)
+                try:
+                    records = [record for _, record in theirs.items()]
+                finally:
+                    theirs.close()
+                ours = Store(self._spill)
+                try:
+                    ours.append(records)
+                finally:
+                    ours.close()
+            except DamagedError as error:
+                log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
+            except StoreError as error:
+                raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
+            else:
+                shutil.rmtree(left)
+
+    def _write_replies(self, replies: Sequence[Reply]) -> None:
+        if not replies and not self._replies:
+            return
+        try:
+            store = Store(self._kept_replies)
+            try:
+                store.append((_ID.pack(*name) + reply for name, reply in replies), replace=True)
+            finally:
+                store.close()
+        except StoreError as error:
+            log.error("what the handlers returned is not known after the next start: %s", error)
+
+    def _read_replies(self) -> list[Reply]:
+        found: list[Reply] = []
+        try:
+            store = Store(self._kept_replies)
+            try:
+                for _, record in store.items():
+                    bot_id, update_id = _ID.unpack_from(record)
+                    found.append(((bot_id, update_id), record[_ID.size :]))
+            finally:
+                store.close()
+        except (DamagedError, struct.error) as error:
+            aside = set_aside(self._kept_replies)
+            log.error("what the handlers returned is damaged (%s): it is kept as %s", error, aside)
+        except StoreError as error:
+            log.error("what the handlers returned before this start is not known: %s", error)
+        return found
+
+    def _read(self) -> list[Delivery]:
+        found: list[Delivery] = []
         try:
             store = Store(self._spill)
             try:
-                updates.extend(unpack_update(record) for _, record in store.items())
+                for _, record in store.items():
+                    delivery = Delivery(unpack_update(record), _SPILL)
+                    delivery.again = replayed(record)
+                    delivery.before = not delivery.again
+                    found.append(delivery)
             finally:
                 store.close()
-        except (StoreError, ValueError) as error:
+        except (DamagedError, ValueError) as error:
             aside = set_aside(self._spill)
-            log.error(
-                "the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(updates), aside
-            )
-        return updates
+            log.error("the spill is damaged (%s): %d updates could be read; it is kept as %s", error, len(found), aside)
+        except StoreError as error:
+            raise QueueError(f"the spill cannot be read: {error}") from None
+        return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process has this number."""
+    if sys.platform == "win32" or pid == os.getpid():
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from fasthook._scan import restore
+from fasthook.queues.probe import DAMAGE, check
 from fasthook.update import Update
 
 if TYPE_CHECKING:
     from fasthook._scan import Admitted
 
-_HEAD = struct.Struct("<BxHxxxxqd")  # version, attempt, bot_id, received_at; then the raw bytes
+_HEAD = struct.Struct("<BBHxxxxqd")  # version, flags, attempt, bot_id, received_at; then the raw bytes
 _VERSION = 1
+REPLAYED = 1  # flag: given to the handler again because a person said so, however old it is
 _KEY = struct.Struct(">Q")
 _SLACK = 1 << 20
 
@@ -30,38 +32,58 @@ class StoreError(Exception):
     """A file that cannot be used: one line that says which and why."""
 
 
-def pack_update(update: Admitted) -> bytes:
-    return _HEAD.pack(_VERSION, min(update.attempt, 0xFFFF), update.bot_id, update.received_at) + update.raw
+class DamagedError(StoreError):
+    """What is in the file cannot be read."""
+
+
+def pack_update(update: Admitted, flags: int = 0) -> bytes:
+    return _HEAD.pack(_VERSION, flags, min(update.attempt, 0xFFFF), update.bot_id, update.received_at) + update.raw
 
 
 def unpack_update(record: bytes) -> Update:
     """ValueError: not a record, or one of a newer version."""
     if len(record) < _HEAD.size:
         raise ValueError("the record is cut off")
-    version, attempt, bot_id, received_at = _HEAD.unpack_from(record)
+    version, _, attempt, bot_id, received_at = _HEAD.unpack_from(record)
     if version != _VERSION:
         raise ValueError(f"the record has version {version}, this program knows {_VERSION}")
     return restore(Update, record[_HEAD.size :], bot_id, received_at, attempt)
 
 
+def replayed(record: bytes) -> bool:
+    """Whether a person gave this update to the handler again."""
+    return len(record) > 1 and bool(record[1] & REPLAYED)
+
+
+def received_at(record: bytes) -> float | None:
+    """When an update came; None: it is not a record."""
+    return float(_HEAD.unpack_from(record)[4]) if len(record) >= _HEAD.size else None
+
+
 class Store:
-    """Records under growing numbers, in a directory of their own. It may be read while another process writes."""
+    """Records under growing numbers, in a directory of their own. It may be read while another process writes.
+
+    StoreError: it cannot be used. DamagedError: what is in it cannot be read.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        file = directory / "data.mdb"
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check(file, ("",), locked=True)
             self._env = lmdb.open(str(directory), map_size=16 << 20, mode=0o600, max_readers=64)
-            self._restore_length()
+            try:
+                make_whole(self._env, file)
+            except BaseException:
+                self._env.close()
+                raise
+        except lmdb.VersionMismatchError:
+            raise StoreError(f"{directory}: is of a newer LMDB: use the program that wrote it") from None
+        except DAMAGE as error:
+            raise DamagedError(f"{directory}: cannot be opened: {words(error)}") from None
         except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{directory}: cannot be opened: {_words(error)}") from None
-
-    def _restore_length(self) -> None:
-        # A page that is missing behind the end of a cut-off file is a bus error; one of zeros is an error that we see.
-        length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        with (self.directory / "data.mdb").open("r+b") as file:
-            if os.fstat(file.fileno()).st_size < length and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, length)
+            raise StoreError(f"{directory}: cannot be opened: {words(error)}") from None
 
     def close(self) -> None:
         self._env.close()
@@ -85,10 +107,12 @@ class Store:
                 try:
                     self._write(batch, replace)
                     return
+                except DAMAGE as error:
+                    raise DamagedError(f"{self.directory}: cannot be written: {words(error)}") from None
                 except lmdb.MapFullError:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2 + needed)
         except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{self.directory}: cannot be written: {_words(error)}") from None
+            raise StoreError(f"{self.directory}: cannot be written: {words(error)}") from None
 
     def _write(self, batch: list[bytes], replace: bool) -> None:
         with self._begin(write=True) as txn:
@@ -100,31 +124,55 @@ class Store:
                 txn.put(_KEY.pack(number), record, append=True)
                 number += 1
 
-    def delete(self, numbers: Iterable[int]) -> None:
-        """Remove records. StoreError: none was removed."""
+    def delete(self, numbers: Iterable[int]) -> int:
+        """Remove records: how many there were. StoreError: none was removed."""
         try:
             with self._begin(write=True) as txn:
-                for number in numbers:
-                    txn.delete(_KEY.pack(number))
+                return sum(txn.delete(_KEY.pack(number)) for number in numbers)
         except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{self.directory}: cannot be written: {_words(error)}") from None
+            raise StoreError(f"{self.directory}: cannot be written: {words(error)}") from None
 
-    def items(self) -> Iterator[tuple[int, bytes]]:
-        """Each number and its record, oldest first. StoreError: the file is damaged."""
+    def get(self, number: int) -> bytes | None:
+        """The record with this number. StoreError: the file cannot be read."""
+        try:
+            with self._begin() as txn:
+                found = txn.get(_KEY.pack(number))
+                return None if found is None else bytes(found)
+        except DAMAGE as error:
+            raise DamagedError(f"{self.directory}: cannot be read: {words(error)}") from None
+        except (OSError, lmdb.Error) as error:
+            raise StoreError(f"{self.directory}: cannot be read: {words(error)}") from None
+
+    def items(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Each number behind this one and its record, oldest first. StoreError: the file cannot be read."""
         try:
             with self._begin() as txn, txn.cursor() as cursor:
-                for key, record in cursor:
-                    yield _KEY.unpack(key)[0], bytes(record)
-        except (OSError, lmdb.Error, struct.error) as error:
-            raise StoreError(f"{self.directory}: cannot be read: {_words(error)}") from None
+                if cursor.set_range(_KEY.pack(behind + 1)):
+                    for key, record in cursor:
+                        yield _KEY.unpack(key)[0], bytes(record)
+        except DAMAGE as error:
+            raise DamagedError(f"{self.directory}: cannot be read: {words(error)}") from None
+        except (OSError, lmdb.Error) as error:
+            raise StoreError(f"{self.directory}: cannot be read: {words(error)}") from None
 
     def __len__(self) -> int:
         with self._begin() as txn:
             return int(txn.stat()["entries"])
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """What a person is told of an error of the disk."""
+    if isinstance(error, lmdb.PanicError):
+        return "an earlier write failed half-way; it works again after a restart"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def make_whole(env: lmdb.Environment, file: Path) -> None:
+    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros."""
+    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size < length and hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, length)
 
 
 def set_aside(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from fasthook.dispatch import GaveUp
+from fasthook.lanes import GaveUp
 from fasthook.settings import Settings
 from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable, Forbidden, NotFound, Unauthorized
 from fasthook.telegram.flood import Governor, is_message

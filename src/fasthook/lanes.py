@@ -1,0 +1,241 @@
+"""Lanes: the updates of each chat, in order, and what follows when one was handled or has failed.
+
+*How* an update is handled is not known here: `dispatch.py` does it in this loop, `workers.py` in other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from fasthook.queues import Delivery
+from fasthook.update import Update
+from fasthook.wording import one_line
+
+log = logging.getLogger("fasthook.dispatch")
+
+Reply = Callable[[Update, Any], Awaitable[None] | None]
+
+_FIRST_RETRY = 1.0  # seconds; each further one waits twice as long
+_LAST_RETRY = 60.0
+
+
+class GaveUp(Exception):
+    """A failure that no second try can mend. `reason`: what the dead letter says."""
+
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Lane:
+    """The updates of one chat, in order; the first is the one being handled."""
+
+    waiting: deque[Delivery] | None = None
+    timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
+
+    def __init__(self, key: object, first: Delivery) -> None:
+        self.key = key
+        self.first = first
+
+
+class Lanes:
+    """Order, retries, dead letters and the drain. Who handles the updates makes a class of this with `_wake`.
+
+    `reply`: gets what a handler returned, if that isn't None; None if that was all, else to be awaited; raises GaveUp
+    or nothing. `bury`: makes a dead letter of a delivery that has `failure` set, and raises if it could not.
+    `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
+    worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
+    order within a chat.
+    """
+
+    def __init__(
+        self,
+        *,
+        reply: Reply,
+        bury: Callable[[Delivery], Awaitable[None]],
+        settled: Callable[[Delivery], None],
+        hand_back: Callable[[Delivery], bool] = lambda delivery: False,
+        retries: int,
+        ordered: bool = True,
+        first_retry: float = _FIRST_RETRY,
+    ) -> None:
+        self._reply = reply
+        self._bury = bury
+        self._settled = settled
+        self._hand_back = hand_back
+        self._retries = retries
+        self._ordered = ordered
+        self._first_retry = first_retry
+        self._lanes: dict[object, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._awake = 0  # how many will look at the ready lanes by themselves
+        self._stopped = True  # until `start`, and again from the end of a drain
+        self._draining = False
+        self._hurried = False
+        self._empty: asyncio.Event = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to handle what is submitted, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._wake()
+
+    def submit(self, delivery: Delivery) -> None:
+        """Take a delivery. It is handled after those of its chat that came before."""
+        key = delivery.update.lane if self._ordered else delivery
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes[key] = lane = Lane(key, delivery)
+            self._ready.append(lane)
+            if not self._awake:
+                self._wake()
+        elif lane.waiting is None:
+            lane.waiting = deque((delivery,))
+        else:
+            lane.waiting.append(delivery)
+
+    def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
+        """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
+        with. What waits for its next try is in nobody's hand."""
+        ready = set(self._ready)
+        for lane in list(self._lanes.values()):
+            yield lane.first, lane.timer is None and lane not in ready
+            for delivery in lane.waiting or ():
+                yield delivery, False
+
+    def take_out(self, match: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Give up the deliveries that match and that no handler has; nobody is told of them."""
+        ready = set(self._ready)
+        taken: list[Delivery] = []
+        for lane in list(self._lanes.values()):
+            left: list[Delivery] = []
+            for delivery in lane.waiting or ():
+                (taken if match(delivery) else left).append(delivery)
+            if lane.waiting:
+                lane.waiting = deque(left)
+            if (lane.timer is not None or lane in ready) and match(lane.first):
+                taken.append(lane.first)
+                self._skip_first(lane)
+        return taken
+
+    def _skip_first(self, lane: Lane) -> None:
+        """The first of a lane that nobody has is not there any more."""
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
+        else:
+            self._ready.remove(lane)
+        self._next(lane)
+        if not self._awake:
+            self._wake()
+
+    async def drain(self, seconds: float) -> list[Delivery]:
+        """Handle what is there, for so many seconds at most; then cancel what runs.
+
+        What was not settled, in order within each chat.
+        """
+        self._draining = True
+        if self._lanes and not self._hurried:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        await self._stop()
+        for lane in self._lanes.values():
+            if lane.timer:
+                lane.timer.cancel()
+        return self._left()
+
+    def hurry(self) -> None:
+        """End a drain, under way or to come: what isn't handled by now is left."""
+        self._hurried = True
+        self._empty.set()
+
+    # ------------------------------------------------------------ of those who handle
+
+    @property
+    def in_flight(self) -> int:
+        """Updates in the handler now."""
+        raise NotImplementedError
+
+    @property
+    def stuck(self) -> int:
+        """Handlers that go on although they were cancelled; known at the end of a drain."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Let one more look at the ready lanes."""
+        raise NotImplementedError
+
+    async def _stop(self) -> None:
+        """Handle nothing more, and end what runs."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ what became of an update
+
+    def _advance(self, lane: Lane) -> None:
+        """The first update of a lane is done with: tell, and go on to the next."""
+        self._settled(lane.first)
+        self._next(lane)
+
+    def _next(self, lane: Lane) -> None:
+        if lane.waiting:
+            lane.first = lane.waiting.popleft()
+            self._ready.append(lane)
+        else:
+            del self._lanes[lane.key]
+            if self._draining and not self._lanes:
+                self._empty.set()
+
+    async def _failed(self, lane: Lane) -> None:
+        """The first update of a lane has `failure` set: try it again later, or bury it. Meanwhile the lane waits."""
+        delivery = lane.first
+        update = delivery.update
+        delay = min(_LAST_RETRY, self._first_retry * 2.0 ** (update.attempt - 1)) * random.uniform(0.75, 1.25)
+        if update.attempt <= self._retries and not isinstance(delivery.failure, GaveUp):
+            if self._hand_back(delivery):
+                log.warning("update %d (%s): attempt %d failed, Telegram will send it again: %s",
+                            update.update_id, update.kind, update.attempt, one_line(delivery.failure))  # fmt: skip
+                self._next(lane)
+                return
+            log.warning(
+                "update %d (%s): attempt %d of %d failed, the next is in %.1f s: %s",
+                update.update_id, update.kind, update.attempt, self._retries + 1, delay, one_line(delivery.failure),
+            )  # fmt: skip
+            update.attempt += 1
+            delivery.failure = None
+        elif await self._give_up(delivery):
+            self._advance(lane)
+            return
+        if not self._stopped:
+            lane.timer = self._loop.call_later(delay, self._again, lane)
+
+    async def _give_up(self, delivery: Delivery) -> bool:
+        burial = asyncio.ensure_future(self._bury(delivery))
+        while not burial.done():
+            with contextlib.suppress(asyncio.CancelledError):  # a stop waits for a letter that is being written
+                await asyncio.wait([burial])
+        error = asyncio.CancelledError() if burial.cancelled() else burial.exception()
+        if error is not None:
+            update = delivery.update
+            log.error(
+                "update %d stays in the queue: no dead letter could be written: %s", update.update_id, one_line(error)
+            )
+        return error is None
+
+    def _again(self, lane: Lane) -> None:
+        lane.timer = None
+        self._ready.append(lane)
+        if not self._awake:
+            self._wake()
+
+    def _left(self) -> list[Delivery]:
+        left: list[Delivery] = []
+        for lane in self._lanes.values():
+            left.append(lane.first)
+            left.extend(lane.waiting or ())
+        return left

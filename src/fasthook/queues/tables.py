@@ -1,0 +1,423 @@
+"""The journal's file: an LMDB environment with a table for each thing that must outlive the process.
+
+`waiting`: number -> update, in the order of arrival. `ids`: (bot, update_id) -> the number it got on arrival. `done`:
+number -> id of what was handled, oldest first, so that ids can be forgotten. `handled`: number -> (when, update), if
+handled updates are kept. `replies`: number -> the method that a handler returned under `--ack handled`. LMDB's own
+lock file is not used: it would tie a transaction to one thread, and the journal's lock says already that nobody else
+is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import struct
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from fasthook.queues import QueueError
+from fasthook.queues.probe import DAMAGE, check, salvage
+from fasthook.queues.store import REPLAYED, make_whole, pack_update, set_aside, unpack_update, words
+from fasthook.state import Lock, StateError
+from fasthook.update import Update
+
+log = logging.getLogger("fasthook.queue")
+
+Name = tuple[int, int]  # the bot and the update_id
+
+FORMAT = b"1"
+NUMBER = struct.Struct(">Q")
+ID = struct.Struct(">qQ")
+_SUSPECT = "suspect"  # a file that says so: the next opening reads all. In it: what was handled and stays in the file
+_TIME = struct.Struct("<d")
+_FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
+_SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
+_COPIED = 128 << 10  # bytes of pages that a commit copies, to change what is in them
+_AHEAD = 256 << 10  # bytes that the file is made longer than it must be
+_PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
+_SLICE = 1000  # updates that a tool moves in one commit
+_TABLES = ("meta", "ids", "done", "handled", "replies", "waiting")
+
+
+class Journal:
+    """The tables. One process at a time has them.
+
+    A damaged file is set aside under a name that the log tells, and what can be read of it goes into a new one.
+    QueueError: one line.
+    """
+
+    def __init__(self, directory: Path, limit: int = 1 << 30) -> None:
+        self.directory = directory
+        self.file = directory / "data.mdb"
+        self.limit = limit
+        self.no_room: OSError | None = None  # why the file could not be made longer
+        self._allocated = 0  # bytes that it has
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = Lock(directory / "owner", f"the journal {directory}")
+        except StateError as error:
+            raise QueueError(f"{error}, or set another --queue") from None
+        except OSError as error:
+            raise QueueError(_cannot(directory, error)) from None
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    # ------------------------------------------------------------ opening
+
+    def _open(self) -> None:
+        try:
+            self._probe()
+            self._open_tables()
+        except lmdb.VersionMismatchError:
+            raise QueueError(_newer(self.directory, "a newer LMDB")) from None
+        except DAMAGE as error:
+            self._begin_anew(error)
+        except (OSError, lmdb.Error) as error:
+            raise QueueError(_cannot(self.directory, error)) from None
+
+    def _probe(self) -> None:
+        suspect = self.directory / _SUSPECT
+        check(self.file, _TABLES, most=None if suspect.exists() else _PROBED)
+
+    def _open_tables(self) -> None:
+        size = self.file.stat().st_size if self.file.exists() else 0
+        self.env = lmdb.open(
+            str(self.directory),
+            map_size=max(min(_FIRST_SIZE, self.limit), size),
+            max_dbs=len(_TABLES),
+            mode=0o600,
+            lock=False,
+            readahead=False,
+        )
+        try:
+            make_whole(self.env, self.file)
+            self.meta, self.ids, self.done, self.handled, self.replies, self.waiting = (
+                self.env.open_db(name.encode()) for name in _TABLES
+            )
+            with self.env.begin(write=True) as txn:
+                version = txn.get(b"format", db=self.meta)
+                if version is None:
+                    txn.put(b"format", FORMAT, db=self.meta)
+                elif version != FORMAT:
+                    raise QueueError(_newer(self.directory, f"a newer fasthook (format {version.decode('latin-1')})"))
+            self.counts()
+        except BaseException:
+            self.env.close()
+            raise
+        _sync_directory(self.directory)
+
+    def _begin_anew(self, error: BaseException) -> None:
+        aside = set_aside(self.file)
+        suspect = self.directory / _SUSPECT
+        handled = suspect.read_text().split() if suspect.exists() else []
+        saved = _salvaged(aside, {int(number) for number in handled if number.isdecimal()})
+        try:
+            self._open_tables()
+            self._take_in(saved)
+        except (OSError, lmdb.Error) as failure:
+            raise QueueError(_cannot(self.directory, failure)) from None
+        suspect.unlink(missing_ok=True)
+        log.error(
+            "the journal %s is damaged (%s): its %d bytes are kept as %s; %d waiting updates could be read, and are in "
+            "the new one",
+            self.directory, error, aside.stat().st_size, aside, len(saved[0]),
+        )  # fmt: skip
+
+    def _take_in(self, saved: tuple[dict[int, bytes], dict[int, bytes]]) -> None:
+        waiting, done = saved
+        rows = [(number, record, b"") for number, record in waiting.items()]
+        rows += [(number, b"", name) for number, name in done.items() if number not in waiting]
+
+        def write(txn: Any, rows: list[tuple[int, bytes, bytes]]) -> int:
+            for number, record, name in rows:
+                key = NUMBER.pack(number)
+                if record:
+                    txn.put(key, record, db=self.waiting)
+                else:
+                    txn.put(key, name, db=self.done)
+                txn.put(name or ID.pack(*_name(record)), key, db=self.ids, overwrite=False)
+            return 0
+
+        self._in_slices(rows, write)
+
+    def suspect(self, handled: Iterable[int] = ()) -> None:
+        """Damage was seen: the next opening reads the whole file, and leaves out these."""
+        with contextlib.suppress(OSError):
+            (self.directory / _SUSPECT).write_text(" ".join(map(str, handled)))
+
+    def close(self) -> None:
+        self.env.close()
+        self._lock.close()
+
+    # ------------------------------------------------------------ reading
+
+    def items(self, behind: int = 0) -> Generator[tuple[int, bytes], None, None]:
+        """The waiting updates behind a number, in order: the number and the record."""
+        yield from self._rows(self.waiting, behind)
+
+    def get(self, number: int) -> bytes | None:
+        """The record of a waiting update, None if it doesn't wait."""
+        with self.env.begin(db=self.waiting) as txn:
+            record: bytes | None = txn.get(NUMBER.pack(number))
+            return record
+
+    def handled_items(self, behind: int = 0) -> Generator[tuple[int, float, bytes], None, None]:
+        """The handled updates that are kept, in the order of their arrival: number, when it was handled, record."""
+        for number, row in self._rows(self.handled, behind):
+            yield number, _TIME.unpack_from(row)[0], row[_TIME.size :]
+
+    def _rows(self, table: Any, behind: int) -> Generator[tuple[int, bytes], None, None]:
+        with self.env.begin(db=table) as txn, txn.cursor() as cursor:
+            if cursor.set_range(NUMBER.pack(behind + 1)):
+                for key, record in cursor:
+                    yield NUMBER.unpack(key)[0], record
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many updates wait, how many handled ones are known, and the highest number that was given."""
+        highest = 0
+        with self.env.begin() as txn:
+            for table in (self.waiting, self.done, self.handled):
+                with txn.cursor(db=table) as cursor:
+                    if cursor.last():
+                        highest = max(highest, NUMBER.unpack(cursor.key())[0])
+            return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
+
+    def known_replies(self) -> list[tuple[Name, bytes]]:
+        """What handlers returned, oldest first, by the update's bot and id."""
+        found: list[tuple[Name, bytes]] = []
+        with self.env.begin() as txn, txn.cursor(db=self.replies) as cursor:
+            for key, reply in cursor:
+                name = txn.get(key, db=self.done)
+                if name is not None:
+                    bot_id, update_id = ID.unpack(name)
+                    found.append(((bot_id, update_id), reply))
+        return found
+
+    # ------------------------------------------------------------ parts of a transaction
+
+    def pages(self, txn: Any) -> tuple[int, int]:
+        """Bytes in use, and how many of them are ids. What is free inside the file is not in use."""
+        page = int(self.env.stat()["psize"])
+        sizes = []
+        for table in (self.ids, self.done, self.waiting, self.handled, self.replies):
+            stat = txn.stat(table)
+            sizes.append(page * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
+        return sum(sizes), sizes[0] + sizes[1]
+
+    def take_out(self, txn: Any, number: int, name: bytes, handled_at: float | None, reply: bytes | None) -> None:
+        """A waiting update was handled: only its id stays known. `handled_at`: keep the update too."""
+        key = NUMBER.pack(number)
+        if handled_at is None:
+            txn.delete(key, db=self.waiting)
+        else:
+            record = txn.pop(key, db=self.waiting)
+            if record is not None:
+                txn.put(key, _TIME.pack(handled_at) + record, db=self.handled)
+        txn.put(key, name, db=self.done)
+        if reply is not None:
+            txn.put(key, reply, db=self.replies)
+
+    def put_back(self, txn: Any, number: int, new: int) -> Update | None:
+        """A handled update waits again, under a new number, the highest. None: it is not there."""
+        key = NUMBER.pack(number)
+        row = txn.get(key, db=self.handled)
+        if row is None:
+            return None
+        try:
+            update = unpack_update(row[_TIME.size :])
+        except ValueError as error:
+            log.error("handled update number %d cannot be read (%s): it stays there", number, error)
+            return None
+        for table in (self.handled, self.done, self.replies):
+            txn.delete(key, db=table)
+        update.attempt = 1
+        txn.put(NUMBER.pack(new), pack_update(update, REPLAYED), db=self.waiting, append=True)
+        txn.put(ID.pack(update.bot_id, update.update_id), NUMBER.pack(new), db=self.ids)
+        return update
+
+    def put_again(self, txn: Any, update: Update, new: int) -> Update:
+        """An update waits, under the highest number, although its id may be known."""
+        name, key = ID.pack(update.bot_id, update.update_id), NUMBER.pack(new)
+        old = txn.get(name, db=self.ids)
+        if old is not None:
+            for table in (self.done, self.replies):
+                txn.delete(old, db=table)
+        txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
+        txn.put(name, key, db=self.ids)
+        return update
+
+    def forget(self, txn: Any, count: int) -> int:
+        """Forget the oldest ids of handled updates, and what was returned for them. How many those were."""
+        with txn.cursor(db=self.done) as cursor:
+            for n in range(count):
+                if not cursor.first():
+                    return n
+                txn.delete(cursor.key(), db=self.replies)
+                txn.delete(cursor.value(), db=self.ids)
+                cursor.delete()
+        return count
+
+    def drop_handled(self, txn: Any, before: float, most: int) -> int:
+        """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many."""
+        with txn.cursor(db=self.handled) as cursor:
+            for n in range(most):
+                if not cursor.first() or _TIME.unpack_from(cursor.value())[0] > before:
+                    return n
+                cursor.delete()
+        return most
+
+    def drop_replies(self, txn: Any, excess: int) -> int:
+        """Drop the oldest replies, so many bytes at least. How many bytes those were."""
+        dropped = 0
+        with txn.cursor(db=self.replies) as cursor:
+            while dropped < excess and cursor.first():
+                dropped += len(cursor.value())
+                cursor.delete()
+        return dropped
+
+    def make_room(self, more: int) -> None:
+        """Let the file have room for a commit of so many bytes before LMDB writes it; else `no_room` says why not.
+
+        LMDB takes a write that was cut short by a full disk for an I/O error.
+        """
+        if not hasattr(os, "posix_fallocate"):
+            return
+        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"] + 2 * more + _COPIED
+        if needed <= self._allocated:
+            return
+        try:
+            with self.file.open("r+b") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < needed:
+                    os.posix_fallocate(file.fileno(), size, needed + _AHEAD - size)
+                self._allocated = max(size, needed + _AHEAD)
+                self.no_room = None
+        except OSError as error:
+            self.no_room = error
+
+    def grow(self) -> bool:
+        """Make the map larger; False if it is as large as it may be."""
+        size = self.env.info()["map_size"]
+        largest = self.limit + _SPARE
+        if size >= largest:
+            return False
+        self.env.set_mapsize(min(largest, size * 2))
+        return True
+
+    # ------------------------------------------------------------ for tools, while no server runs
+
+    def purge(self, numbers: Iterable[int]) -> int:
+        """Take waiting updates out; they are not handled. How many were there. On disk at return. QueueError."""
+
+        def write(txn: Any, numbers: list[int]) -> int:
+            count = 0
+            for number in numbers:
+                record = txn.get(NUMBER.pack(number), db=self.waiting)
+                if record is not None:
+                    try:
+                        self.take_out(txn, number, ID.pack(*_name(record)), None, None)
+                    except ValueError:  # it cannot be read: there is no id to know it by
+                        txn.delete(NUMBER.pack(number), db=self.waiting)
+                    count += 1
+            return count
+
+        return self._in_slices(list(numbers), write)
+
+    def requeue(self, numbers: Iterable[int]) -> int:
+        """Let handled updates wait again, under new numbers. How many were there. On disk at return. QueueError."""
+        highest = self.counts()[2]
+
+        def write(txn: Any, numbers: list[int]) -> int:
+            count = 0
+            for number in numbers:
+                if self.put_back(txn, number, highest + count + 1):
+                    count += 1
+            return count
+
+        moved = 0
+        for part in _slices(list(numbers)):
+            count = self._in_slices(part, write)
+            highest += count
+            moved += count
+        return moved
+
+    def again(self, updates: Iterable[Update]) -> int:
+        """Let updates wait although their ids are known. How many. On disk at return, all or none. QueueError."""
+        highest = self.counts()[2]
+
+        def write(txn: Any, updates: list[Update]) -> int:
+            for number, update in enumerate(updates, highest + 1):
+                self.put_again(txn, update, number)
+            return len(updates)
+
+        return self._in_one(list(updates), write)
+
+    def _in_slices(self, rows: list[Any], write: Any) -> int:
+        count = 0
+        for part in _slices(rows):
+            count += self._in_one(part, write)
+        return count
+
+    def _in_one(self, rows: list[Any], write: Any) -> int:
+        while True:
+            try:
+                with self.env.begin(write=True) as txn:
+                    return int(write(txn, rows))
+            except lmdb.MapFullError:
+                if not self.grow():
+                    raise QueueError(f"the journal {self.directory} is full: set a larger --journal-max") from None
+            except (OSError, lmdb.Error) as error:
+                raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
+
+
+def _slices(rows: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(rows), _SLICE):
+        yield rows[start : start + _SLICE]
+
+
+def _name(record: bytes) -> Name:
+    update = unpack_update(record)
+    return update.bot_id, update.update_id
+
+
+def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """What can be read of a damaged file: the waiting updates, and the ids of handled ones."""
+    waiting, done = {}, {}
+    for key, record in sorted(salvage(file, "waiting").items()):
+        try:
+            unpack_update(record)
+            number = NUMBER.unpack(key)[0]
+            if number not in handled:
+                waiting[number] = record
+        except (ValueError, struct.error):
+            continue  # a page of something else
+    for key, name in sorted(salvage(file, "done").items()):
+        if len(key) == NUMBER.size and len(name) == ID.size:
+            done[NUMBER.unpack(key)[0]] = name
+    return waiting, done
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new file survives a power cut only with its name."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot(directory: Path, error: BaseException) -> str:
+    return f"the journal {directory} cannot be opened: {words(error)}; set --queue to a directory that can be written"
+
+
+def _newer(directory: Path, what: str) -> str:
+    return f"the journal {directory} is of {what}: use that one, or set another --queue"

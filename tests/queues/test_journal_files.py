@@ -1,0 +1,354 @@
+"""`journal:` on files and disks that cannot be used, or not any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from fasthook.queues import QueueError
+from fasthook.queues.journal import Journal
+from queues.opened import FULL, KNOWN, PATIENCE, SAFE, Commits, Hold, Run, on_disk, opened, waiting
+
+# ---------------------------------------------------------------- damaged, foreign and forbidden files
+
+
+def filled(run: Run, directory: Path, count: int = 100) -> bytes:
+    """The file of a journal where so many updates wait."""
+
+    async def main() -> None:
+        one = await opened(directory)
+        await one.put(*range(count))
+        await one.put(*range(count, count + 3), size=10_000)
+        one.settle(*range(0, count, 10))
+        await one.close()
+
+    run(main())
+    return (directory / "data.mdb").read_bytes()
+
+
+def survives(run: Run, directory: Path, image: bytes) -> bool:
+    """Open a directory with this file in it: whether it was set aside. It takes updates and gives them back."""
+    shutil.rmtree(directory)
+    directory.mkdir()
+    (directory / "data.mdb").write_bytes(image)
+
+    async def main() -> None:
+        one = await opened(directory)
+        assert one.ids == sorted(one.ids)
+        old = one.ids
+        if one.queue.trouble is None:
+            assert await one.put(5000) == [SAFE]
+        await one.close()
+        one = await opened(directory)
+        assert set(old) <= set(one.ids)
+        assert one.ids == sorted(one.ids)
+        assert await one.put(5001) == [SAFE]
+        await one.close()
+
+    run(main())
+    aside = list(directory.glob("data.mdb.damaged-*"))
+    for kept in aside:
+        assert kept.read_bytes()[: len(image)] == image
+        assert not kept.read_bytes()[len(image) :].strip(b"\0")
+    return bool(aside)
+
+
+def test_random_bytes_are_set_aside(run: Run, journal: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = os.urandom(len(filled(run, journal)))
+    assert survives(run, journal, image)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    [aside] = journal.glob("data.mdb.damaged-*")
+    assert record.getMessage().startswith(f"the journal {journal} is damaged (")
+    assert record.getMessage().endswith(
+        f"): its {len(image)} bytes are kept as {aside}; 0 waiting updates could be read, and are in the new one"
+    )
+    assert "\n" not in record.getMessage()
+
+
+def test_a_file_that_is_cut_off_is_set_aside(run: Run, journal: Path) -> None:
+    image = filled(run, journal)
+    results = [survives(run, journal, image[:length]) for length in [1, 100, 4096, *range(8192, len(image), 12_288)]]
+    assert all(results[:4])
+    assert sum(results) >= len(results) // 2  # the rest lost only pages that are free
+
+
+def test_a_page_of_zeros(run: Run, journal: Path) -> None:
+    """What a file system may leave of a page after a power cut. The file opens without it, or is set aside."""
+    image = filled(run, journal)
+    page = os.sysconf("SC_PAGE_SIZE")
+    results = [
+        survives(run, journal, image[:start] + bytes(page) + image[start + page :])
+        for start in range(0, len(image), page)
+    ]
+    assert any(results)
+
+
+def test_damage_far_behind_closes_the_door(run: Run, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is before it is handled. The next start finds it, and sets the file aside."""
+    monkeypatch.setattr("fasthook.queues.tables._PROBED", 10)
+    image = bytearray(filled(run, journal, 200))
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = range(2 * page, len(image), page)
+    leaves = {start // page for start in pages if b'"text":"125"' in image[start : start + page]}
+    pointers = [
+        (start + node)
+        for start in pages
+        if struct.unpack_from("<10xH", image, start)[0] & 0xF == 1  # a branch page
+        for (node,) in struct.iter_unpack(
+            "<H", image[start + 16 : start + struct.unpack_from("<12xH", image, start)[0]]
+        )
+        if struct.unpack_from("<IH", image, start + node) in {(leaf, 0) for leaf in leaves}
+    ]
+    assert pointers
+    for pointer in pointers:
+        struct.pack_into("<IH", image, pointer, 0x7FFFFFFF, 0)  # a page that isn't there
+    (journal / "data.mdb").write_bytes(image)
+
+    async def main() -> None:
+        one = await opened(journal, window=5)
+        handled = []
+        while one.delivered:
+            handled.append(one.ids[0])
+            one.settle(one.ids[0])
+        assert 100 <= len(handled) < 180
+        assert handled == [n for n in range(200) if n % 10][: len(handled)]
+        assert one.queue.trouble is not None
+        assert one.queue.trouble.startswith(f"the journal {journal} is damaged behind number ")
+        assert await one.put(5000) == [FULL]
+        await one.close()
+        one = await opened(journal)
+        assert one.queue.trouble is None
+        assert not set(one.ids) & set(handled)
+        rest = [n for n in [*range(200), *range(200, 203)] if n % 10 or n >= 200]
+        assert one.ids == [n for n in rest if n in one.ids]
+        assert 202 in one.ids  # what is behind the damage could be read, too
+        assert await one.put(5000) == [SAFE]
+        await one.close()
+
+    run(main())
+    assert len(list(journal.glob("data.mdb.damaged-*"))) == 1
+
+
+def test_an_empty_file_is_a_new_journal(run: Run, journal: Path) -> None:
+    filled(run, journal)
+    assert not survives(run, journal, b"")
+
+
+def test_a_newer_format_is_refused(run: Run, journal: Path) -> None:
+    filled(run, journal)
+    with lmdb.open(str(journal), max_dbs=4, lock=False) as env, env.begin(write=True) as txn:
+        txn.put(b"format", b"2", db=env.open_db(b"meta", txn=txn))
+    image = (journal / "data.mdb").read_bytes()
+    said = f"^the journal {journal} is of a newer fasthook \\(format 2\\): use that one, or set another --queue$"
+    for _ in range(2):  # and it is given up, so that the other program can have it
+        with pytest.raises(QueueError, match=said):
+            Journal(journal)
+    assert (journal / "data.mdb").read_bytes() == image
+    assert not list(journal.glob("*damaged*"))
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """The rights of root don't count in here."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def shut(run: Run) -> Iterator[Path]:
+    """A directory that anybody may read and nobody may write."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        filled(run, directory / "journal")
+        for path in [*(directory / "journal").iterdir()]:
+            path.chmod(0o444)
+        (directory / "journal").chmod(0o555)
+        directory.chmod(0o555)
+        yield directory
+        directory.chmod(0o755)
+        (directory / "journal").chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["journal", "another"])
+def test_a_read_only_directory_is_refused(shut: Path, name: str) -> None:
+    said = f"^the journal {shut / name} cannot be opened: Permission denied; set --queue to a directory that can be "
+    with ordinary_user(), pytest.raises(QueueError, match=said):
+        Journal(shut / name)
+
+
+def test_a_file_that_may_not_be_written_is_not_damaged(shut: Path) -> None:
+    directory = shut / "journal"
+    image = (directory / "data.mdb").read_bytes()
+    directory.chmod(0o777)
+    (directory / "owner").chmod(0o666)
+    with ordinary_user(), pytest.raises(QueueError, match=r"cannot be opened: .*Permission denied"):
+        Journal(directory)
+    assert (directory / "data.mdb").read_bytes() == image
+    assert not list(directory.glob("*damaged*"))
+
+
+def test_a_second_process_is_refused_with_the_number_of_the_first(run: Run, journal: Path) -> None:
+    script = """
+import pathlib, sys
+from fasthook.queues import QueueError
+from fasthook.queues.journal import Journal
+try:
+    Journal(pathlib.Path(sys.argv[1]))
+except QueueError as error:
+    print(error)
+"""
+
+    def second() -> str:
+        command = [sys.executable, "-c", script, str(journal)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+    async def main() -> None:
+        one = await opened(journal)
+        said = f"the journal {journal} is in use by process {os.getpid()}; stop it, or set another --queue"
+        assert await asyncio.to_thread(second) == f"{said}\n"
+        with pytest.raises(QueueError) as caught:
+            await opened(journal)
+        assert str(caught.value) == said
+        assert await one.put(1) == [SAFE]
+        await one.close()
+        assert await asyncio.to_thread(second) == ""
+
+    run(main())
+
+
+# ---------------------------------------------------------------- a disk that fails
+
+NO_SPACE = f"data.mdb: {os.strerror(errno.ENOSPC)}"
+IO_ERROR = f"mdb_txn_commit: {os.strerror(errno.EIO)}"
+
+
+def test_a_full_disk_and_room_again(
+    run: Run, journal: Path, commits: Commits, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1, 2)
+        commits.errors = [lmdb.DiskError(NO_SPACE), lmdb.DiskError(NO_SPACE)]
+        one.settle(1)
+        assert await one.put(3, 4) == [FULL, FULL]
+        assert one.queue.trouble == f"the journal {journal} cannot be written: {NO_SPACE}"
+        assert await one.put(3) == [FULL]
+        assert on_disk(journal, tmp_path / "copy") == [1, 2]
+        assert one.queue.depth == 1
+        assert await one.put(3) == [SAFE]
+        assert one.queue.trouble is None
+        assert one.ids == [2, 3]
+        assert on_disk(journal, tmp_path / "copy") == [2, 3]
+        assert await one.put(1, 4) == [KNOWN, SAFE]
+        await one.close()
+
+    run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the journal {journal} cannot be written: {NO_SPACE}; new updates get 503 and stay with Telegram",
+        f"the journal {journal} can be written again",
+    ]
+
+
+def test_a_full_disk_during_a_commit_refuses_what_waited_for_the_next(
+    run: Run, journal: Path, commits: Commits
+) -> None:
+    async def main() -> None:
+        one = await opened(journal)
+        commits.before = hold = Hold()
+        commits.errors = [lmdb.DiskError(NO_SPACE)]
+        first = asyncio.ensure_future(one.put(1))
+        await hold.reached()
+        second = asyncio.ensure_future(one.put(2))
+        await asyncio.sleep(0)
+        hold.go()
+        assert await first == [FULL]
+        assert await second == [FULL]
+        assert await one.put(1, 2) == [SAFE, SAFE]
+        await one.close()
+
+    run(main())
+
+
+def test_what_was_handled_is_written_by_itself_when_the_disk_has_room(
+    run: Run, journal: Path, commits: Commits, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1, 2)
+        commits.errors = [lmdb.DiskError(NO_SPACE)]
+        one.settle(1)
+        again = Hold()
+        again.go()
+        commits.after = again
+        await again.reached()
+        await one.close()
+        assert waiting(journal) == [2]
+
+    run(main())
+
+
+def test_a_stop_tries_once_more_to_write_what_was_handled(run: Run, journal: Path, commits: Commits) -> None:
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1, 2)
+        commits.errors = [lmdb.DiskError(NO_SPACE)]
+        one.settle(1)
+        assert await one.put(3) == [FULL]
+        assert await one.close() == 1
+        assert waiting(journal) == [2]
+        one = await opened(journal)
+        commits.errors = [lmdb.DiskError(NO_SPACE)] * 2
+        one.settle(2)
+        assert await one.put(4) == [FULL]
+        await one.close()  # and not for ever
+        assert waiting(journal) == [2]
+
+    run(main())
+
+
+def test_after_a_failed_sync_nothing_is_accepted_until_it_is_opened_anew(
+    run: Run, journal: Path, commits: Commits
+) -> None:
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1)
+        commits.errors = [lmdb.DiskError(IO_ERROR)]
+        assert await one.put(2) == [FULL]
+        count = commits.count
+        assert await one.put(2, 3) == [FULL, FULL]
+        one.settle(1)
+        assert await one.put(4) == [FULL]
+        assert one.queue.trouble == (
+            f"the journal {journal} cannot be written: {IO_ERROR}; what the disk has is uncertain now: "
+            "nothing is accepted until a restart"
+        )
+        await one.close()
+        assert commits.count == count
+        one = await opened(journal)
+        assert one.queue.trouble is None
+        assert one.ids == [1]
+        assert await one.put(2) == [SAFE]
+        await one.close()
+
+    run(main())
