@@ -176,9 +176,9 @@ def test_info_explains_what_is_wrong(bot: Bot, api: botapi.Telegram) -> None:
         "a replica that has another --public-url",
         "last error, 20",
         "Telegram has other allowed_updates",
-        "why  it does not send poll",
+        "why it does not send poll",
         "Wrong response from the webhook: 502 Bad Gateway (3 min ago)",
-        "fix  is fasthook running",
+        "fix is fasthook running",
         "3 things are wrong",
     ]:
         assert words in " ".join(said.split())
