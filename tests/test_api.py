@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from botapi import HANG_UP, HTML, OK, PATIENCE, Answer, BotServer, flooded
-from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
+from fasthook.telegram.api import (
+    BadRequest,
+    BotAPI,
+    BotAPIError,
+    BotAPIUnreachable,
+    Conflict,
+    Forbidden,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+)
 
+KINDS = {400: BadRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 429: TooManyRequests}
 TOKEN = "123456789:AAF-abc_DEF"
 FAILURES = [HTML, HANG_UP, Answer(200, b"<html>"), Answer(200, b"[1]"), Answer(200, b"\xff"), Answer.json(500)]
 
@@ -85,7 +99,7 @@ def test_what_is_no_answer_is_tried_again(waits: list[float], failure: Answer) -
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_after_five_tries_telegram_is_unreachable(waits: list[float], failure: Answer) -> None:
-    words = r"^sendMessage: no answer from the Bot API after 5 tries \(\w+"
+    words = r"^sendMessage: no answer from the Bot API after 5 tries \((HTTP|RemoteProtocolError: the connection broke)"
     with BotServer(*[failure] * 6) as server, pytest.raises(BotAPIUnreachable, match=words):
         use(server.url, send)
     assert len(server.calls) == 5
@@ -94,7 +108,7 @@ def test_after_five_tries_telegram_is_unreachable(waits: list[float], failure: A
 def test_nobody_listens(waits: list[float]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(BotAPIUnreachable, match="ConnectError") as raised:
+    with pytest.raises(BotAPIUnreachable, match="ConnectError: cannot connect") as raised:
         use(f"http://127.0.0.1:{port}", send)
     assert TOKEN not in str(raised.value)
 
@@ -102,6 +116,8 @@ def test_nobody_listens(waits: list[float]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
+        Answer.json(401, error_code=401, description="Unauthorized"),
+        Answer.json(409, error_code=409, description="Conflict: terminated by other getUpdates request"),
         Answer.json(403, error_code=403, description="Forbidden: bot was blocked by the user"),
         Answer.json(400, error_code=400, description="Bad Request: chat not found"),
         Answer.json(429, description="no word of how long"),
@@ -117,12 +133,70 @@ def test_a_refusal_is_not_tried_again(waits: list[float], answer: Answer) -> Non
     assert waits == []
     assert (raised.value.method, raised.value.code) == ("sendMessage", answer.status)
     assert raised.value.description in answer.body.decode()
+    assert type(raised.value) is KINDS.get(answer.status, BotAPIError)
 
 
-@pytest.mark.parametrize("value", [object(), b"bytes", "\ud800", {1, 2}])
+@pytest.mark.parametrize("value", [object(), "\ud800", {1, 2}])
 def test_what_cannot_be_sent(value: object) -> None:
     with BotServer() as server, pytest.raises(TypeError):
         use(server.url, lambda api: api.call("sendMessage", text=value))
+    assert server.calls == []
+
+
+def test_what_it_has_migrated_to_can_be_read() -> None:
+    gone = Answer.json(400, description="group chat was upgraded", parameters={"migrate_to_chat_id": -1005})
+    with BotServer(gone) as server, pytest.raises(BadRequest) as raised:
+        use(server.url, send)
+    assert raised.value.parameters == {"migrate_to_chat_id": -1005}
+
+
+def test_a_page_instead_of_an_answer_is_told(waits: list[float]) -> None:
+    words = r"\(HTTP 502, a web page, not what a Bot API server says; is --api-url right\?\)$"
+    with BotServer(*[HTML] * 5) as server, pytest.raises(BotAPIUnreachable, match=words):
+        use(server.url, send)
+
+
+def test_a_server_that_says_nothing(waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+
+        async def main() -> None:
+            api = BotAPI(TOKEN, f"http://127.0.0.1:{mute.getsockname()[1]}", timeout=0.05, tries=2)
+            try:
+                await send(api)
+            finally:
+                await api.close()
+
+        with pytest.raises(BotAPIUnreachable, match=r"2 tries \(ReadTimeout: no answer within 0.05 s\)$"):
+            asyncio.run(main())
+
+
+def test_files_of_each_kind(tmp_path: Path, waits: list[float]) -> None:
+    """And what was read for a try that failed is read again for the next one."""
+    (tmp_path / "a.txt").write_bytes(b"path")
+    opened = io.BytesIO(b"open")
+    media = [{"type": "photo", "media": tmp_path / "a.txt"}, {"type": "photo", "media": ("b.jpg", b"bytes")}]
+
+    async def work(api: BotAPI) -> None:
+        await api.call("sendDocument", chat_id=5, document=tmp_path / "a.txt", caption="hi", entities=[{"offset": 0}])
+        await api.call("sendPhoto", chat_id=5, photo=opened)
+        await api.call("sendMediaGroup", chat_id=5, media=media)
+
+    with BotServer(Answer.json(500), OK, Answer.json(500)) as server:
+        use(server.url, work)
+    document = {"chat_id": "5", "caption": "hi", "entities": '[{"offset":0}]', "document": ("a.txt", b"path")}
+    group = server.calls[4].params
+    assert [call.params for call in server.calls[:2]] == [document] * 2
+    assert [call.params["photo"] for call in server.calls[2:4]] == [("file", b"open")] * 2
+    assert json.loads(group["media"]) == [
+        {"type": "photo", "media": "attach://file0"},
+        {"type": "photo", "media": "attach://file1"},
+    ]
+    assert (group["file0"], group["file1"]) == (("a.txt", b"path"), ("b.jpg", b"bytes"))
+
+
+def test_a_file_that_is_not_there() -> None:
+    with BotServer() as server, pytest.raises(OSError, match="none"):
+        use(server.url, lambda api: api.call("sendPhoto", photo=Path("/none")))
     assert server.calls == []
 
 

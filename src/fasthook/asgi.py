@@ -14,6 +14,7 @@ from typing import Any
 from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
 from fasthook.access import AccessLog
+from fasthook.handlers import complete
 from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, SettingsError, load
@@ -78,7 +79,8 @@ class Hook:
         shared: bool,
         target: str | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = complete(handler, settings)
+        self.target = handler
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
         self._door = Door(settings)
         self._access = AccessLog(settings) if settings.access_log else None

@@ -31,8 +31,8 @@ _KINDS = 1000  # kinds of lines that are told apart
 #: What a record may carry beside its message, and a JSON line then has.
 FIELDS = ("update_id", "bot", "kind", "duration", "verdict")
 
-# As @BotFather gives them; `%3A` is the colon in an address.
-_TOKEN = re.compile(r"(?<!\d)\d{5,16}(?::|%3A|%3a)[A-Za-z0-9_-]{30,}")
+# As @BotFather gives them, or of any length in an address of the Bot API; `%3A` is the colon in an address.
+_TOKEN = re.compile(r"(?<!\d)\d{5,16}(?::|%3A|%3a)[A-Za-z0-9_-]{30,}|(?<=/bot)\d+(?::|%3A|%3a)[A-Za-z0-9_-]+")
 _SHORTEST = 4  # a shorter secret is in every other word, and none
 _COLOURS = {"WARNING": "\33[33m", "ERROR": "\33[31m", "CRITICAL": "\33[31m"}
 
@@ -47,6 +47,8 @@ def set_up(settings: Settings) -> Redaction:
     handler = Lines(sys.stderr, formatter, redact, often=often)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
+    if settings.log_level != "debug":
+        logging.getLogger("httpx").setLevel("WARNING")  # else a line for each call of the Bot API
     return redact
 
 

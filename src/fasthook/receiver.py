@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, V
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, HandlerTimeout
-from fasthook.handlers import Handler, adapt
+from fasthook.handlers import Handler, Reply, StartError, adapt, kinds_of
 from fasthook.lanes import GaveUp, Lanes, Reported
 from fasthook.ops.beat import Beat
 from fasthook.ops.blocks import Blocks, Counts, Layout
@@ -23,11 +25,13 @@ from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
+from fasthook.telegram.files import has_files
+from fasthook.telegram.redact import redacted
 from fasthook.update import Update, fields
 from fasthook.wording import with_article
 
 if TYPE_CHECKING:
-    from fasthook.telegram.api import BotAPI
+    from fasthook.telegram.replies import Replies
     from fasthook.workers import Workers
 
 log = logging.getLogger("fasthook")
@@ -68,6 +72,7 @@ class Receiver:
         self.settings = settings
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
         self.edge: Any = None  # what the compiled edge's connections share, made by the first of them
+        self.answers = True  # a reply may go back in the answer to its request
         self.running = False  # from the end of `start` to the end of `stop`
         self.stuck = 0  # handlers that still run after the stop: threads, and coroutines that refuse to end
         self._stopping = False
@@ -75,21 +80,27 @@ class Receiver:
         self._lifespan = lifespan
         self._app = app
         self._target = target
-        self._handler: Handler | None = (
-            adapt(value, threads=min(settings.concurrency, _THREADS)) if not target else None
-        )
+        self._handler: Handler | None = None
+        if not target:
+            self._handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
         self.workers: Workers | None = None  # while it runs, if it has any
         self.failed: Callable[[Exception], None] = lambda error: None  # told when the workers can't go on
         self._scope = contextlib.AsyncExitStack()
-        self._api: BotAPI | None = None
+        self._replies: Replies | None = None
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self._value = value
+        self._registration: asyncio.Task[None] | None = None
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
         self._control: Control | None = None
 
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
+        if settings.public_url and not settings.token:
+            raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+        if settings.certificate and not settings.certificate.is_file():
+            raise StartError(f"--certificate: {settings.certificate}: no such file")
         state = self._own_state()
         opened = False
         try:
@@ -97,6 +108,7 @@ class Receiver:
             self.blocks = state.blocks(layout) if state else Blocks(None, layout)
             stats = self.blocks.add("door", os.getpid()).stats
             self.counts = Counts(stats, layout)
+            self._scope.enter_context(redacted(settings.token))
             sizes = settings.dedup_size, settings.queue_size
             self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes), stats)
             self._dead = DeadLetters(
@@ -130,6 +142,17 @@ class Receiver:
         self._dispatcher.start()
         self._beat = Beat(self.counts)
         self.running = True
+        if settings.public_url:
+            self._registration = asyncio.create_task(self._register(), context=contextvars.Context())
+
+    async def _register(self) -> None:
+        """Give Telegram the address, now that the server answers there."""
+        from fasthook.telegram.webhook import keep_registered
+
+        try:
+            await keep_registered(self.settings, kinds_of(self._value))
+        except Exception as error:
+            log.error("the webhook is not registered", exc_info=error)
 
     def _own_state(self) -> StateDir | None:
         """The state directory; None if another process of the same server has it."""
@@ -260,16 +283,17 @@ class Receiver:
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
         reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout, Reported)) else "failed"
-        await self._dead.add(
-            DeadLetter.of(
-                reason,
-                update.bot_id,
-                update.raw,
-                attempts=update.attempt,
-                received_at=update.received_at,
-                error=error,
-            )
+        letter = DeadLetter.of(
+            reason,
+            update.bot_id,
+            update.raw,
+            attempts=update.attempt,
+            received_at=update.received_at,
+            error=error,
         )
+        if self.settings.token and self.settings.token in letter.traceback:  # libraries show the addresses they call
+            letter = replace(letter, traceback=letter.traceback.replace(self.settings.token, "***"))
+        await self._dead.add(letter)
         self.counts.dead(reason)
         there = f"\n{error.trace.rstrip()}" if isinstance(error, Reported) else ""
         log.error(
@@ -287,35 +311,27 @@ class Receiver:
             )  # fmt: skip
             return None
         try:
-            if self._acks.reply(update, result):
+            if self.answers and not has_files(result) and self._acks.reply(update, result):
                 return None
         except TypeError as error:
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
                       extra=fields(update))  # fmt: skip
             return None
+        if isinstance(result, Reply):
+            return result.send()  # through the bot's own library
         return self._send(update, result)
 
-    async def _send(self, update: Update, result: dict[str, Any]) -> None:
-        """Send a method through the Bot API. GaveUp: Telegram could not be reached."""
+    async def _send(self, update: Update, call: dict[str, Any]) -> None:
+        """Send a Bot API method. GaveUp: Telegram could not be reached."""
         if self.settings.token is None:
-            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, result["method"],
+            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, call["method"],
                       extra=fields(update))  # fmt: skip
             return
-        from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
+        if self._replies is None:
+            from fasthook.telegram.replies import Replies
 
-        if self._api is None:
-            self._api = BotAPI(self.settings.token, self.settings.api_url)
-        params = dict(result)
-        method = params.pop("method")
-        try:
-            await self._api.call(method, **params)
-        except BotAPIError as error:
-            log.error("update %d: Telegram refused %s", update.update_id, error, extra=fields(update))
-        except BotAPIUnreachable as error:
-            raise GaveUp(str(error), "reply failed") from None
-        except TypeError as error:
-            log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, error,
-                      extra=fields(update))  # fmt: skip
+            self._replies = Replies(self.settings)
+        await self._replies.send(update.update_id, call)
 
     # ------------------------------------------------------------ the end
 
@@ -338,6 +354,9 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
+        if self._registration:
+            self._registration.cancel()
+            await asyncio.wait([self._registration])
         if self._control:
             await self._control.stop()
             self._control = None
@@ -352,9 +371,9 @@ class Receiver:
                 log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
         finally:
             self._dead.close()
-            if self._api:
-                await self._api.close()
-                self._api = None
+            if self._replies:
+                await self._replies.close()
+                self._replies = None
             try:
                 await self._scope.aclose()
             finally:

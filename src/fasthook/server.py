@@ -9,26 +9,21 @@ import logging
 import math
 import os
 import shlex
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from time import monotonic
-from types import FrameType
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import uvicorn
 
 from fasthook.asgi import Hook
-from fasthook.handlers import WorkersError
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.settings import Settings
-from fasthook.state import StateError
+from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
-from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
 
@@ -71,20 +66,21 @@ class _Uvicorn(uvicorn.Server):
 
 def run(hook: Hook) -> int:
     """Serve until a signal says stop; the exit code. ServerError, StateError, QueueError: one line."""
+    with _listen(hook.settings) as listeners, open_ops(hook.settings) as ops:
+        return run_loop(hook, _serve(hook, listeners, ops, Notifier(os.environ)), listeners.close)
+
+
+def run_loop(hook: Hook, work: Coroutine[Any, Any, int], leave: Callable[[], None] = lambda: None) -> int:
+    """Run what serves a hook in a loop of its own; the exit code. `leave`: called before the process ends abruptly."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop
 
         loop_factory = uvloop.new_event_loop
-    notifier = Notifier(os.environ)
-    with (
-        _listen(hook.settings) as listeners,
-        _listen_ops(hook.settings) as ops,
-        asyncio.Runner(loop_factory=loop_factory) as runner,
-    ):
-        code = runner.run(_serve(hook, listeners, ops, notifier))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        code = runner.run(work)
         if hook.receiver.stuck:  # the end of the loop and of the interpreter would wait for them
-            listeners.close()
+            leave()
             log.error("%d handlers still run and cannot be stopped: leaving without them", hook.receiver.stuck)
             sys.stdout.flush()
             logging.shutdown()
@@ -99,7 +95,7 @@ def _listen(settings: Settings) -> Listeners:
         raise ServerError(str(error)) from None
 
 
-def _listen_ops(settings: Settings) -> Listeners:
+def open_ops(settings: Settings) -> Listeners:
     """Where the ops server listens; nowhere if its address is taken and was not asked for."""
     where = settings.ops or _OPS
     try:
@@ -115,24 +111,10 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
     server = _Uvicorn(_config(hook), settings.header_timeout)
     health = Health(receiver, lambda: len(server.server_state.connections))
     ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
-    stop = _Stop(hook, server, health, notifier)
-    stop.watch()
-    receiver.failed = stop.failed
-    try:
-        stop.starting = asyncio.current_task()
-        await receiver.start()
-    except asyncio.CancelledError:
-        return 0
-    except (StateError, QueueError, WorkersError):
-        raise
-    except SystemExit as error:
-        log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
-        return 1
-    except Exception as error:
-        log.error("the bot does not start", exc_info=bots_frames(error))
-        return 1
-    finally:
-        stop.starting = None
+    stop = Stop(hook, server, health, notifier)
+    code = await stop.begin()
+    if code is not None:
+        return code
     announce(settings, listeners, ops_listeners)
     notifier.ready()
     if ops_listeners.trouble:
@@ -158,89 +140,6 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
     if stop.signals > 1:
         return 130
     return code
-
-
-class _Stop:
-    """SIGINT and SIGTERM: the first drains, after `drain_delay`; the second stops at once.
-
-    SIGHUP: new workers, or a stop if none are.
-    """
-
-    def __init__(self, hook: Hook, server: uvicorn.Server, health: Health, notifier: Notifier) -> None:
-        self._health = health
-        self.signals = 0
-        self.failure: Exception | None = None  # why the server stops by itself
-        self.starting: asyncio.Task[int] | None = None  # while it does
-        self._notifier = notifier
-        self._received = 0
-        self._since = 0.0
-        self._hook = hook
-        self._server = server
-
-    def left(self) -> float:
-        """Seconds of the drain that are left."""
-        drain = self._hook.settings.drain_timeout
-        return max(0.0, drain - (monotonic() - self._since)) if self._since else drain
-
-    def watch(self) -> None:
-        # The interpreter calls these even while a handler blocks the loop; what they ask for is done in the loop.
-        self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._signalled)
-        if sys.platform == "win32":
-            return
-        if self._hook.settings.in_processes:
-            signal.signal(signal.SIGHUP, lambda *_: self._loop.call_soon_threadsafe(self._reload))
-        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, self._signalled)
-
-    def failed(self, error: Exception) -> None:
-        """The workers cannot go on: stop, and keep what is not handled for the next start."""
-        self.failure = error
-        self._hook.receiver.refuse_new()
-        self._hook.receiver.hurry()
-        self._server.should_exit = True
-
-    def _reload(self) -> None:
-        workers = self._hook.receiver.workers
-        if workers is not None and not self._server.should_exit:
-            self._notifier.reloading()
-            workers.crew.reload(self._notifier.ready)
-
-    def _signalled(self, number: int, _: FrameType | None) -> None:
-        self._health.stopping = True
-        self._received += 1
-        self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
-        if self._received == 2:
-            last = threading.Timer(_PATIENCE, self._leave)
-            last.daemon = True
-            last.start()
-
-    def _leave(self) -> None:
-        log.error("a handler blocks the loop: leaving without it, and without what only memory has")
-        logging.shutdown()
-        os._exit(130)
-
-    def _stop(self, number: signal.Signals) -> None:
-        self.signals += 1
-        settings = self._hook.settings
-        if self.signals == 1 and settings.drain_delay:
-            log.info("%s: not ready any more; stopping in %g s", number.name, settings.drain_delay)
-            self._loop.call_later(settings.drain_delay, self._drain)
-            return
-        if self.signals == 1:
-            log.info("%s: stopping; running handlers have %g s", number.name, settings.drain_timeout)
-        else:
-            self._server.force_exit = True
-            self._hook.receiver.hurry()
-        self._drain()
-
-    def _drain(self) -> None:
-        self._since = self._since or monotonic()
-        self._hook.receiver.refuse_new()
-        self._server.should_exit = True
-        if self.starting:
-            self.starting.cancel()
 
 
 def _config(hook: Hook) -> uvicorn.Config:

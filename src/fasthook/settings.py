@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fasthook._scan import KINDS
 from fasthook.telegram.networks import Networks
 
 CONFIG_FILE = "fasthook.toml"
@@ -155,9 +157,18 @@ def hook_path(value: Any) -> str:
 
 
 def token(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,15}:[A-Za-z0-9_-]{1,256}", value):
-        raise Secretive("must look like 123456789:ABC-def, as @BotFather gives it")
-    return value
+    if isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,15}:[A-Za-z0-9_-]{1,256}", value):
+        return value
+    why = ""
+    if isinstance(value, str) and (value != value.strip() or value.strip("'\"") != value):
+        why = "; there are spaces or quotes around it"
+    elif isinstance(value, str) and re.fullmatch(r"bot[1-9]\d*:.*", value):
+        why = "; leave out the bot in front of the number"
+    elif isinstance(value, str) and re.fullmatch(r"[1-9]\d*:?", value):
+        why = "; the part behind the number is missing"
+    elif isinstance(value, str) and re.fullmatch(r":?[A-Za-z0-9_-]{30,}", value):
+        why = "; the number in front is missing"
+    raise Secretive(f"must look like 123456789:ABC-def, as @BotFather gives it{why}")
 
 
 def secret(value: Any) -> tuple[str, ...]:
@@ -193,6 +204,34 @@ def ops_address(value: Any) -> str:
     if not value.startswith("unix:") and value != "off" and int(value.rpartition(":")[2]) > 65535:
         raise ValueError("must have a port from 0 to 65535")
     return value
+
+
+def public_url(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#@\\]+(?::\d+)?(?:/[^\s?#]*)?", value):
+        raise ValueError("must be an address such as https://bot.example.com")
+    return value.rstrip("/")
+
+
+def update_kinds(value: Any) -> tuple[str, ...]:
+    """Names of updates; `all`, or `default` for those that Telegram sends unless told otherwise."""
+    names = value if isinstance(value, list) else str(value).split(",")
+    kinds = tuple(str(name).strip() for name in names)
+    if kinds == ("all",):
+        return KINDS[1:]
+    if kinds == ("default",):
+        return ()
+    for kind in kinds:
+        if kind not in KINDS and (not re.fullmatch(r"[a-z]+(_[a-z]+)*", kind) or _nearest(kind, list(KINDS))):
+            hint = _nearest(kind, list(KINDS))
+            raise ValueError(f"must be kinds of updates with commas between, all or default{hint}")
+    return kinds
+
+
+def ip_address(value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IP address") from None
 
 
 class Secretive(ValueError):
@@ -292,6 +331,19 @@ class Settings:
         "off", requests, "replace a worker process after about so many updates, by a tenth fewer at most"
     )
     reload: bool = option(False, switch, "start the bot anew in new processes when its source changes")
+    reply_rate: Rate | None = option("30/s", rate, "messages a handler returns that are sent at most; off for no limit")
+    reply_chat_rate: Rate | None = option("1/s", rate, "the same for one private chat")
+    reply_group_rate: Rate | None = option("20/m", rate, "the same for one group or channel")
+    public_url: str | None = option(
+        None, public_url, "register the webhook at this address, with --path behind it, when the server is ready"
+    )
+    allowed_updates: tuple[str, ...] | None = option(
+        None, update_kinds, "kinds of updates to ask Telegram for, all or default", "those the bot handles, if known"
+    )
+    webhook_connections: int = option(40, whole(1, 100_000), "connections that Telegram may open to the webhook")
+    ip_address: str | None = option(None, ip_address, "address that Telegram calls instead of asking the DNS")
+    certificate: Path | None = option(None, file_path, "self-signed certificate (PEM) that Telegram shall accept")
+    drop_pending: bool = option(False, switch, "drop what Telegram has waiting, when the webhook is set or removed")
     ssl_certfile: Path | None = option(None, file_path, "serve TLS with this certificate chain (PEM)")
     ssl_keyfile: Path | None = option(None, file_path, "its private key, if not in the same file")
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least level that is logged")
@@ -309,6 +361,36 @@ class Settings:
             raise SettingsError("--workers, --max-requests and --reload: worker processes need Linux or macOS")
         if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
             raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
+
+        if not self.local_api:
+            self._check_public()
+
+    def _check_public(self) -> None:
+        """What Telegram's own servers call: https, on four ports (Bot API, "setWebhook")."""
+        if self.webhook_connections > 100:
+            raise SettingsError("--webhook-connections: Telegram opens at most 100")
+        if self.public_url is None:
+            return
+        if not self.public_url.startswith("https://"):
+            raise SettingsError(
+                "--public-url: must begin with https://, Telegram calls nothing else; "
+                "put a proxy with TLS in front, or serve TLS with --ssl-certfile"
+            )
+        port = re.match(r"https://[^/]*?:(\d+)(?:/|$)", self.public_url)
+        if port and int(port[1]) not in (443, 80, 88, 8443):
+            raise SettingsError(f"--public-url: Telegram calls the ports 443, 80, 88 and 8443, not {port[1]}")
+
+    @property
+    def local_api(self) -> bool:
+        """The Bot API server is one's own: it may call any address and port."""
+        return self.api_url.rstrip("/") != "https://api.telegram.org"
+
+    @property
+    def webhook_url(self) -> str | None:
+        """Where Telegram posts to: `public_url` with `path` behind it, unless it ends with it already."""
+        if self.public_url is None or self.public_url.endswith(self.path):
+            return self.public_url
+        return self.public_url + self.path
 
     @property
     def in_processes(self) -> bool:

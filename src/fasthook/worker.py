@@ -100,7 +100,7 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
     settings = made.settings
     try:
         target = load(made.target)
-        handler = adapt(target.value, threads=min(settings.concurrency, THREADS))
+        handler = adapt(target.value, threads=min(settings.concurrency, THREADS), settings=settings)
     except TargetError as error:
         cause = error.__cause__
         raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None

@@ -72,6 +72,9 @@ class Server:
     `prefix`: a command that runs the command. `fds`: descriptors that it inherits.
     """
 
+    command = "run"
+    banner = r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)"
+
     def __init__(
         self,
         directory: Path,
@@ -85,7 +88,7 @@ class Server:
         self._changed = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [*prefix, str(COMMAND), "run", *arguments],
+            [*prefix, str(COMMAND), self.command, *arguments],
             cwd=directory,
             pass_fds=fds,
             env=environment(**(env or {})),
@@ -96,10 +99,12 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            banner = self.until(r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)")
+            banner = self.until(self.banner)
         except BaseException:
             self.kill()
             raise
+        if self.command != "run":
+            return
         host, port, self.uds, self.path = banner.groups()
         self.address = (host, int(port)) if port else ("", 0)
 

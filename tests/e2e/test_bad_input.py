@@ -16,9 +16,9 @@ from fasthook.settings import options
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
-PATHS = {"uds", "state_dir", "ssl_certfile", "ssl_keyfile"}  # any text is a path, but for none at all
+PATHS = {"uds", "state_dir", "certificate", "ssl_certfile", "ssl_keyfile"}  # any text is a path, but for none at all
 
-FLAGS = {"access_log", "reload"}
+FLAGS = {"access_log", "drop_pending", "reload"}
 
 #: A value for each option that it cannot have.
 WRONG = {
@@ -64,6 +64,14 @@ WRONG = {
     "reload": "maybe",
     "ops": "9090",
     "drain_delay": "2h",
+    "reply_rate": "30",
+    "reply_chat_rate": "1/d",
+    "reply_group_rate": "20/min",
+    "public_url": "bot.example.com",
+    "allowed_updates": "chat-member",
+    "webhook_connections": "0",
+    "ip_address": "localhost",
+    "drop_pending": "perhaps",
     "log_level": "loud",
     "log_format": "xml",
     "access_log": "maybe",
@@ -187,15 +195,42 @@ def test_without_a_command_it_helps(bot: Bot) -> None:
     assert {"run", "queue", "dead", "secret"} <= {line.split()[0] for line in ended.lines if line.startswith("  ")}
 
 
-@pytest.mark.parametrize("shape", ["123456789", "123456789:AA BB", "bot123:abc"])
-def test_a_token_of_the_wrong_shape_is_never_repeated(bot: Bot, shape: str) -> None:
-    words = ": must look like 123456789:ABC-def, as @BotFather gives it"
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ("123456789", "; the part behind the number is missing"),
+        ("123456789:", "; the part behind the number is missing"),
+        ("123456789:AA BB", ""),
+        ("'123456789:AABB'", "; there are spaces or quotes around it"),
+        (" 123456789:AABB", "; there are spaces or quotes around it"),
+        ("bot123:abc", "; leave out the bot in front of the number"),
+        ("TEST" * 9, "; the number in front is missing"),
+    ],
+)
+def test_a_token_of_the_wrong_shape_is_never_repeated(bot: Bot, shape: str, why: str) -> None:
+    words = ": must look like 123456789:ABC-def, as @BotFather gives it" + why
     for ended, where in [
         (run(bot, "--token", shape), "--token"),
         (run(bot, env={"BOT_TOKEN": shape}), "BOT_TOKEN"),
     ]:
         check(ended, 2, where + words)
         assert ended.line == f"fasthook: {where}{words}"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://bot.example.com", "--public-url: must begin with https://, Telegram calls nothing else; "),
+        ("https://bot.example.com:5000", "--public-url: Telegram calls the ports 443, 80, 88 and 8443, not 5000"),
+        ("https://[2001:db8::1]:8000/bot", "--public-url: Telegram calls the ports 443, 80, 88 and 8443, not 8000"),
+    ],
+)
+def test_a_public_url_that_telegram_does_not_call(bot: Bot, url: str, words: str) -> None:
+    check(run(bot, "--token", "42:TEST", "--public-url", url), 2, words)
+
+
+def test_more_connections_than_telegram_opens(bot: Bot) -> None:
+    check(run(bot, "--webhook-connections", "101"), 2, "--webhook-connections: Telegram opens at most 100")
 
 
 # ---------------------------------------------------------------- surroundings

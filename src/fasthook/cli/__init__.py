@@ -29,7 +29,7 @@ class Commands(click.Group):
 class _Main(Commands):
     """Imports a command when it is called for, so that each starts with no more than it needs."""
 
-    names = ("run", "secret", "queue", "dead", "simulate")
+    names = ("run", "poll", "webhook", "secret", "queue", "dead", "simulate")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.names)

@@ -23,7 +23,7 @@ def command(target: str, config: str | None, **given: Any) -> None:
     redact = set_up(settings)
 
     from fasthook.asgi import Hook
-    from fasthook.handlers import TargetError, WorkersError, load
+    from fasthook.handlers import StartError, TargetError, WorkersError, load
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
     from fasthook.state import StateError
@@ -43,6 +43,6 @@ def command(target: str, config: str | None, **given: Any) -> None:
     except WorkersError as error:
         click.echo(redact(error.trace), err=True, nl=False)
         fail(redact(str(error)), code=error.code)
-    except (ServerError, StateError, QueueError) as error:
+    except (ServerError, StartError, StateError, QueueError) as error:
         fail(redact(str(error)), code=1)
     raise SystemExit(code)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fasthook.update import Update
 from fasthook.wording import one_line
+
+if TYPE_CHECKING:
+    from fasthook.settings import Settings
 
 
 class TargetError(Exception):
@@ -38,6 +42,10 @@ class WorkersError(Exception):
         self.trace = trace
 
 
+class StartError(Exception):
+    """A bot that cannot start, for a reason that a person can mend. The message is one line."""
+
+
 class Handler(Protocol):
     """What the dispatcher calls, and when it begins and ends."""
 
@@ -51,6 +59,66 @@ class Handler(Protocol):
     def running(self) -> int:
         """Calls that cannot be cancelled and still run."""
         ...
+
+
+class Reply(dict[str, Any]):
+    """A Bot API method that a library's handler returned, `{"method": …, …}` without files.
+
+    `send`: makes the call through that library, where it cannot go into the answer to Telegram.
+    """
+
+    __slots__ = ("send",)
+
+    def __init__(self, call: dict[str, Any], send: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(call)
+        self.send = send
+
+
+@dataclass(frozen=True, slots=True)
+class WithBot:
+    """A library's dispatcher and the bot that stands beside it in its module."""
+
+    dispatcher: Any
+    bot: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """A bot library that has an adapter: `module` here, its package and the versions that are supported."""
+
+    module: str
+    package: str
+    extra: str
+    oldest: tuple[int, int]
+    below: int = 1000  # the first major version that is not
+
+    def check(self) -> None:
+        """TargetError: this version is not supported."""
+        version = importlib.metadata.version(self.package)
+        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        if not self.oldest <= numbers < (self.below,):
+            least = ".".join(map(str, self.oldest))
+            most = f", below {self.below}" if self.below < 1000 else ""
+            raise TargetError(f"{self.package} {version} is not supported: it must be {least} or newer{most}")
+
+
+_AIOGRAM = _Library("fasthook.handlers.aiogram", "aiogram", "aiogram", (3, 10), 4)
+_PTB = _Library("fasthook.handlers.telegram_ext", "python-telegram-bot", "ptb", (21, 0))
+_TELEBOT = _Library("fasthook.handlers.telebot", "pyTelegramBotAPI", "telebot", (4, 20))
+_LIBRARIES = {"aiogram": _AIOGRAM, "telegram": _PTB, "telebot": _TELEBOT}  # by the package that a bot imports
+_TARGETS = {("aiogram", "Dispatcher"), ("telegram", "Application"), ("telebot", "AsyncTeleBot")}
+#: What a person may have named instead of the right object.
+_BESIDE = {
+    ("aiogram", "Bot"): "an aiogram Bot is not a handler: name the Dispatcher",
+    ("aiogram", "Router"): "an aiogram Router is not a handler: include it in a Dispatcher and name that",
+    ("telegram", "Bot"): "a Bot is not a handler: name the Application",
+    (
+        "telegram",
+        "ApplicationBuilder",
+    ): "an ApplicationBuilder is not a handler: name the Application its build() makes",
+    ("telegram", "Updater"): "an Updater is not a handler: name the Application",
+    ("telebot", "TeleBot"): "a TeleBot handles updates in threads of its own: make it an AsyncTeleBot",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +143,9 @@ def load(name: str) -> Target:
             value = getattr(value, part)
         except AttributeError:
             raise TargetError(f"the module {module_name!r} has no attribute {attribute!r}") from None
+    library = _library_of(value)
+    if library is not None and hasattr(adapter := _adapter(library), "beside"):
+        value = adapter.beside(value, vars(module))
     return Target(value, getattr(module, "lifespan", None))
 
 
@@ -106,15 +177,68 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise TargetError(f"there is no module {error.name!r} here or on the Python path") from None
-        raise TargetError(f"the module {name!r} imports {error.name!r}, which is not installed") from error
+        library = _LIBRARIES.get((error.name or "").partition(".")[0])
+        extra = f": pip install 'fasthook[{library.extra}]'" if library else ""
+        raise TargetError(f"the module {name!r} imports {error.name!r}, which is not installed{extra}") from error
     except SystemExit as error:
         raise TargetError(f"the module {name!r} calls sys.exit({error.code!r}) when it is imported", code=1) from None
     except Exception as error:
         raise TargetError(f"the module {name!r} fails to import: {one_line(error)}") from error
 
 
-def adapt(value: Any, *, threads: int) -> Handler:
+def adapt(value: Any, *, threads: int, settings: Settings | None = None) -> Handler:
     """The handler for a target, found by its type. TargetError: nothing here can handle updates with it."""
+    library = _library_of(value)
+    if library is not None:
+        made: Handler = _adapter(library).make(value, settings)
+        return made
+    for cls in type(value).__mro__:
+        words = _BESIDE.get((cls.__module__.partition(".")[0], cls.__name__))
+        if words:
+            raise TargetError(words)
     from fasthook.handlers.plain import PlainHandler
 
     return PlainHandler(value, threads=threads)
+
+
+def complete(value: Any, settings: Settings) -> Settings:
+    """The settings with the token of the target's bot, if it has one and none is set.
+
+    TargetError: another token is set than the bot's.
+    """
+    library = _library_of(value)
+    own: str | None = _adapter(library).token_of(value, settings) if library else None
+    if own is None or own == settings.token:
+        return settings
+    if settings.token is not None:
+        theirs = own.partition(":")[0]
+        raise TargetError(f"--token is that of bot {settings.bot_id}, but the target's own is another, of bot {theirs}")
+    from fasthook.settings import token
+
+    try:
+        return replace(settings, token=token(own))
+    except ValueError as error:
+        raise TargetError(f"the bot's token {error}") from None
+
+
+def kinds_of(value: Any) -> tuple[str, ...] | None:
+    """The kinds of updates that a target handles; None if it cannot be known."""
+    library = _library_of(value)
+    kinds: list[str] | None = _adapter(library).kinds_of(value) if library else None
+    return tuple(kinds) if kinds else None
+
+
+def _library_of(value: Any) -> _Library | None:
+    """The library whose dispatcher this is, known by the name of its type: nothing is imported to find out."""
+    if isinstance(value, WithBot):
+        value = value.dispatcher
+    for cls in type(value).__mro__:
+        package = cls.__module__.partition(".")[0]
+        if (package, cls.__name__) in _TARGETS:
+            return _LIBRARIES[package]
+    return None
+
+
+def _adapter(library: _Library) -> Any:
+    library.check()
+    return importlib.import_module(library.module)

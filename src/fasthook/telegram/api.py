@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from asyncio import sleep
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
+
+from fasthook.telegram.files import is_file, named
+from fasthook.telegram.redact import Redact
 
 _TRIES = 5  # for errors of the network and of Telegram's servers
 _TIMEOUT = 60.0  # seconds for one request
@@ -17,13 +24,48 @@ _LONGEST_WAIT = 3600  # seconds of retry_after that are waited for
 
 
 class BotAPIError(Exception):
-    """Telegram refused a call. `code` and `description` are what it said."""
+    """Telegram refused a call. `code` and `description` are what it said, `parameters` its "ResponseParameters"."""
 
-    def __init__(self, method: str, code: int, description: str) -> None:
+    def __init__(self, method: str, code: int, description: str, parameters: dict[str, Any] | None = None) -> None:
         super().__init__(f"{method}: {code} {description}")
         self.method = method
         self.code = code
         self.description = description
+        self.parameters = parameters or {}
+
+
+class BadRequest(BotAPIError):
+    """400: a parameter is wrong, or there is no such chat."""
+
+
+class Unauthorized(BotAPIError):
+    """401: the token is wrong, or was revoked. 404 on every method means the same."""
+
+
+class Forbidden(BotAPIError):
+    """403: the user blocked the bot, or it was removed from the chat."""
+
+
+class NotFound(BotAPIError):
+    """404: there is no such method, or the token is none."""
+
+
+class Conflict(BotAPIError):
+    """409: getUpdates beside another getUpdates, or beside a webhook."""
+
+
+class TooManyRequests(BotAPIError):
+    """429 without a time to wait, or with one that is too long to wait for."""
+
+
+_ERRORS = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    429: TooManyRequests,
+}
 
 
 class BotAPIUnreachable(Exception):
@@ -33,66 +75,139 @@ class BotAPIUnreachable(Exception):
 class BotAPI:
     """Calls methods of the Bot API as one bot. The token is in no log line, no exception and no repr.
 
-    `server`: its address, `https://api.telegram.org` or a local Bot API server.
+    `server`: its address, `https://api.telegram.org` or a local Bot API server. `timeout`: seconds for one request.
+    `tries`: how often a call is tried when the network or the server fails.
     """
 
-    def __init__(self, token: str, server: str = "https://api.telegram.org") -> None:
-        self._redact = _Redact(token)
+    def __init__(
+        self,
+        token: str,
+        server: str = "https://api.telegram.org",
+        *,
+        timeout: float = _TIMEOUT,
+        tries: int = _TRIES,
+    ) -> None:
+        self._redact = Redact(token)
         logging.getLogger("httpx").addFilter(self._redact)  # httpx logs the address of each request
+        self._tries = tries
+        self._timeout = timeout
         self._client = httpx.AsyncClient(
             base_url=f"{server.rstrip('/')}/bot{token}/",
-            timeout=_TIMEOUT,
+            timeout=timeout,
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=60),
         )
 
     async def call(self, method: str, **params: Any) -> Any:
         """Call a method: its result.
 
+        A parameter that is None is left out. Files are bytes, a `pathlib.Path`, an open binary file, or a pair of a
+        name and one of these; they may stand deep inside a parameter (`media=[{"media": Path("a.jpg"), …}]`).
+
         429 is waited for as long as Telegram says (`retry_after`, Bot API "ResponseParameters"); 5xx and errors of the
-        network are tried again. BotAPIError: refused. BotAPIUnreachable: no answer after five tries.
+        network are tried again. BotAPIError: refused; its subclasses say how. BotAPIUnreachable: no answer after all
+        tries. TypeError: a parameter cannot be sent. OSError: a file cannot be read.
         """
-        body = {name: value for name, value in params.items() if value is not None}
+        body = _Body({name: value for name, value in params.items() if value is not None})
         tries = 0
         while True:
+            failure, answer, status = "", None, 0
             try:
-                response = await self._client.post(
-                    method, content=orjson.dumps(body), headers={"content-type": "application/json"}
-                )
-                answer = _answer(response)
+                with body.request() as request:
+                    response = await self._client.post(method, **request, timeout=self._patience(params))
+                answer, status = _answer(response), response.status_code
+                failure = _no_answer(response)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                answer, failure = None, type(error).__name__
-            else:
-                failure = f"HTTP {response.status_code}"
+                failure = self._words(error)
             if answer is not None and answer.get("ok"):
                 return answer.get("result")
-            if answer is not None and response.status_code < 500:
+            if answer is not None and status < 500:
                 wait = _retry_after(answer)
-                if response.status_code != 429 or wait is None:
-                    raise BotAPIError(method, response.status_code, str(answer.get("description", "")))
+                if status != 429 or wait is None:
+                    raise _error(method, status, answer)
                 await sleep(wait)
                 continue
             tries += 1
-            if tries == _TRIES:
+            if tries >= self._tries:
                 raise BotAPIUnreachable(f"{method}: no answer from the Bot API after {tries} tries ({failure})")
             await sleep(random.uniform(0.5, 1.0) * 2.0 ** (tries - 1))
+
+    def _patience(self, params: dict[str, Any]) -> float:
+        """Seconds to wait for an answer: a long poll's come on top."""
+        polling = params.get("timeout")
+        return self._timeout + polling if isinstance(polling, (int, float)) else self._timeout
+
+    def _words(self, error: Exception) -> str:
+        """What went wrong on the way. Never what the library says, which may hold the address, and so the token."""
+        name = type(error).__name__
+        words: dict[type[Exception], str] = {
+            httpx.ConnectTimeout: f"no connection within {self._timeout:g} s",
+            httpx.TimeoutException: f"no answer within {self._timeout:g} s",
+            httpx.ConnectError: "cannot connect",
+            httpx.UnsupportedProtocol: "the address of the Bot API is wrong",
+            httpx.InvalidURL: "the address of the Bot API is wrong",
+            httpx.ProxyError: "the proxy refuses",
+        }
+        for kind, said in words.items():
+            if isinstance(error, kind):
+                return f"{name}: {said}"
+        return f"{name}: the connection broke"
 
     async def close(self) -> None:
         await self._client.aclose()
         logging.getLogger("httpx").removeFilter(self._redact)
 
 
-class _Redact(logging.Filter):
-    """Takes the token out of log records."""
+# ---------------------------------------------------------------- what is sent
 
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._token = token
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if self._token in message:
-            record.msg, record.args = message.replace(self._token, "***"), ()
-        return True
+class _Body:
+    """The parameters of a call as JSON, or as multipart if there are files among them (Bot API, "Sending files")."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._files: dict[str, tuple[str, Any]] = {}
+        self._params: dict[str, Any] = {}
+        for name, value in params.items():
+            if is_file(value):
+                self._files[name] = named(value)
+            else:
+                self._params[name] = self._inside(value)
+        if self._files:
+            self._fields = {name: _text(value) for name, value in self._params.items()}
+        else:
+            self._json = orjson.dumps(self._params)
+
+    def _inside(self, value: Any) -> Any:
+        """A value with its files replaced by words for where they are."""
+        if is_file(value):
+            name = f"file{len(self._files)}"
+            self._files[name] = named(value)
+            return f"attach://{name}"
+        if isinstance(value, dict):
+            return {name: self._inside(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._inside(one) for one in value]
+        return value
+
+    @contextmanager
+    def request(self) -> Iterator[dict[str, Any]]:
+        """What httpx posts; the files are open while it does."""
+        if not self._files:
+            yield {"content": self._json, "headers": {"content-type": "application/json"}}
+            return
+        with ExitStack() as stack:
+            files = {}
+            for field, (name, content) in self._files.items():
+                if isinstance(content, os.PathLike):
+                    content = stack.enter_context(Path(content).open("rb"))
+                files[field] = (name, content)  # an open file is read from its beginning at each try
+            yield {"data": self._fields, "files": files}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+# ---------------------------------------------------------------- what comes back
 
 
 def _answer(response: httpx.Response) -> dict[str, Any] | None:
@@ -102,6 +217,21 @@ def _answer(response: httpx.Response) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
     return answer if isinstance(answer, dict) else None
+
+
+def _no_answer(response: httpx.Response) -> str:
+    if _answer(response) is not None:
+        return f"HTTP {response.status_code}"
+    page = "a web page, " if response.content[:100].lstrip()[:1] == b"<" else ""
+    return f"HTTP {response.status_code}, {page}not what a Bot API server says; is --api-url right?"
+
+
+def _error(method: str, status: int, answer: dict[str, Any]) -> BotAPIError:
+    parameters = answer.get("parameters")
+    kind = _ERRORS.get(status, BotAPIError)
+    return kind(
+        method, status, str(answer.get("description", "")), parameters if isinstance(parameters, dict) else None
+    )
 
 
 def _retry_after(answer: dict[str, Any]) -> int | None:

@@ -1,0 +1,73 @@
+"""`fasthook poll TARGET`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.logs import set_up
+
+
+@click.command("poll")
+@click.argument("target")
+@click.option("--take-over", is_flag=True, help="Remove the bot's webhook, if it has one; asks first on a terminal.")
+@settings_options
+def command(target: str, take_over: bool, config: str | None, **given: Any) -> None:
+    """Fetch updates with getUpdates and give them to TARGET: for a machine with no public address.
+
+    The queue, the order, the retries and the drain are those of fasthook run. A bot that has a webhook is left alone.
+    """
+    settings = replace(settings_from(config, given), public_url=None)
+    redact = set_up(settings)
+
+    from fasthook.asgi import Hook
+    from fasthook.handlers import StartError, TargetError, WorkersError, load
+    from fasthook.queues import QueueError
+    from fasthook.server import ServerError, open_ops, run_loop
+    from fasthook.state import StateError
+    from fasthook.systemd import Notifier
+    from fasthook.telegram.polling import PollError, serve, webhook_of
+    from fasthook.wording import bots_frames
+
+    try:
+        if settings.in_processes:
+            hook = Hook.of(None, settings, target=target)
+        else:
+            found = load(target)
+            hook = Hook.of(found.value, settings, lifespan=found.lifespan)
+        if not hook.settings.token:
+            fail("no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN", code=2)
+        url = asyncio.run(webhook_of(hook.settings))
+        if url:
+            _may_take_over(hook.settings.bot_id, url, take_over)
+        with open_ops(settings) as ops:
+            code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=bool(url)))
+    except TargetError as error:
+        if error.__cause__ is not None:
+            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
+        fail(redact(f"{target}: {error}"), code=error.code)
+    except WorkersError as error:
+        click.echo(redact(error.trace), err=True, nl=False)
+        fail(redact(str(error)), code=error.code)
+    except (PollError, ServerError, StartError, StateError, QueueError) as error:
+        fail(redact(str(error)), code=1)
+    raise SystemExit(code)
+
+
+def _may_take_over(bot_id: int, url: str, take_over: bool) -> None:
+    """End here, unless the webhook may be removed."""
+    if not take_over:
+        fail(
+            f"bot {bot_id} has a webhook at {url}, and its updates go there; try things with another bot, "
+            "or take this one's updates away from there with --take-over",
+            code=1,
+        )
+    if sys.stdin.isatty() and not click.confirm(f"Remove the webhook of bot {bot_id} at {url}?", err=True):
+        fail("the webhook stays", code=1)

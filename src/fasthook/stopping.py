@@ -1,0 +1,141 @@
+"""How a process begins and ends: signals, the drain, and the second signal that doesn't wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from time import monotonic
+from types import FrameType
+from typing import Protocol
+
+from fasthook.asgi import Hook
+from fasthook.handlers import StartError, WorkersError
+from fasthook.ops.health import Health
+from fasthook.queues import QueueError
+from fasthook.state import StateError
+from fasthook.systemd import Notifier
+from fasthook.wording import bots_frames
+
+log = logging.getLogger("fasthook")
+
+_PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
+
+
+class Stoppable(Protocol):
+    """What a signal stops: uvicorn's server, or what polls."""
+
+    should_exit: bool
+    force_exit: bool
+
+
+class Stop:
+    """SIGINT and SIGTERM: the first drains, after `drain_delay`; the second stops at once.
+
+    SIGHUP: new workers, or a stop if none are.
+    """
+
+    def __init__(self, hook: Hook, server: Stoppable, health: Health, notifier: Notifier) -> None:
+        self.signals = 0
+        self.failure: Exception | None = None  # why the server stops by itself
+        self._starting: asyncio.Task[object] | None = None  # while it does
+        self._hook = hook
+        self._server = server
+        self._health = health
+        self._notifier = notifier
+        self._received = 0
+        self._since = 0.0
+
+    async def begin(self) -> int | None:
+        """Start the receiver and watch for signals. An exit code, if nothing is to be served.
+
+        StartError, StateError, QueueError, WorkersError: one line.
+        """
+        self._watch()
+        self._starting = asyncio.current_task()
+        try:
+            await self._hook.receiver.start()
+        except asyncio.CancelledError:
+            if not self.signals:
+                raise
+            return 0
+        except (StartError, StateError, QueueError, WorkersError):
+            raise
+        except SystemExit as error:
+            log.error("the bot does not start: its lifespan calls sys.exit(%r)", error.code)
+            return 1
+        except Exception as error:
+            log.error("the bot does not start", exc_info=bots_frames(error))
+            return 1
+        finally:
+            self._starting = None
+        return None
+
+    def left(self) -> float:
+        """Seconds of the drain that are left."""
+        drain = self._hook.settings.drain_timeout
+        return max(0.0, drain - (monotonic() - self._since)) if self._since else drain
+
+    def failed(self, error: Exception) -> None:
+        """The workers cannot go on: stop, and keep what is not handled for the next start."""
+        self.failure = error
+        self._hook.receiver.refuse_new()
+        self._hook.receiver.hurry()
+        self._server.should_exit = True
+
+    def _watch(self) -> None:
+        # The interpreter calls these even while a handler blocks the loop; what they ask for is done in the loop.
+        self._loop = asyncio.get_running_loop()
+        self._hook.receiver.failed = self.failed
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        if sys.platform == "win32":
+            return
+        if self._hook.settings.in_processes:
+            signal.signal(signal.SIGHUP, lambda *_: self._loop.call_soon_threadsafe(self._reload))
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._signalled)
+
+    def _reload(self) -> None:
+        workers = self._hook.receiver.workers
+        if workers is not None and not self._server.should_exit:
+            self._notifier.reloading()
+            workers.crew.reload(self._notifier.ready)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._health.stopping = True
+        self._received += 1
+        self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
+        if self._received == 2:
+            last = threading.Timer(_PATIENCE, self._leave)
+            last.daemon = True
+            last.start()
+
+    def _leave(self) -> None:
+        log.error("a handler blocks the loop: leaving without it, and without what only memory has")
+        logging.shutdown()
+        os._exit(130)
+
+    def _stop(self, number: signal.Signals) -> None:
+        self.signals += 1
+        settings = self._hook.settings
+        if self.signals == 1 and settings.drain_delay:
+            log.info("%s: not ready any more; stopping in %g s", number.name, settings.drain_delay)
+            self._loop.call_later(settings.drain_delay, self._drain)
+            return
+        if self.signals == 1:
+            log.info("%s: stopping; running handlers have %g s", number.name, settings.drain_timeout)
+        else:
+            self._server.force_exit = True
+            self._hook.receiver.hurry()
+        self._drain()
+
+    def _drain(self) -> None:
+        self._since = self._since or monotonic()
+        self._hook.receiver.refuse_new()
+        self._server.should_exit = True
+        if self._starting:
+            self._starting.cancel()

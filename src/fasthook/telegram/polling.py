@@ -1,0 +1,272 @@
+"""Updates by getUpdates instead of a webhook: the same gate, queue, dispatcher and handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import sys
+from time import monotonic_ns, time
+from typing import Any
+
+import orjson
+
+from fasthook._core import CODES, Route, Verdict
+from fasthook.asgi import Hook
+from fasthook.handlers import kinds_of
+from fasthook.listeners import Listeners
+from fasthook.ops.app import OpsServer
+from fasthook.ops.health import Health
+from fasthook.queues import QueueError
+from fasthook.settings import Settings
+from fasthook.stopping import Stop
+from fasthook.systemd import Notifier
+from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable, Conflict, NotFound, Unauthorized
+from fasthook.telegram.webhook import sentence
+from fasthook.update import Update
+
+log = logging.getLogger("fasthook")
+
+_POLL = 30  # seconds that Telegram holds a call while there is nothing to give
+_PATIENCE = 15.0  # seconds for a call beside that
+_LIMIT = 100  # updates in an answer, the most there are
+_LONGEST_PAUSE = 30.0
+_INVALID, _TOO_LARGE = CODES["invalid"], CODES["too_large"]
+
+
+class PollError(Exception):
+    """Polling cannot begin, or not go on. The message is one line."""
+
+
+class Poller:
+    """Fetches a bot's updates and gives them to a hook's receiver, which runs.
+
+    The offset goes on only past what the receiver has acknowledged, in order: what is not safe is fetched again.
+    `kinds`: those to ask for; None leaves them as they were.
+    """
+
+    def __init__(self, hook: Hook, api: BotAPI, kinds: tuple[str, ...] | None) -> None:
+        self._receiver = hook.receiver
+        self._settings = hook.settings
+        self._api = api
+        self._kinds = list(kinds) if kinds is not None else None
+        self._offset = 0
+        self._stopping = False
+        self._call: asyncio.Future[Any] | None = None
+
+    def stop(self) -> None:
+        """Fetch no more; what was fetched is still given to the receiver."""
+        self._stopping = True
+        if self._call:
+            self._call.cancel()
+
+    async def run(self) -> None:
+        """Fetch until `stop`. PollError: it cannot go on."""
+        failures = 0
+        while not self._stopping:
+            try:
+                updates = await self._fetch()
+                if failures:
+                    log.info("Telegram answers again")
+                failures = 0
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    raise
+                return
+            except (Unauthorized, NotFound) as error:
+                raise PollError(sentence(error)) from None
+            except Conflict as error:
+                if "webhook" in error.description.lower():
+                    raise PollError(sentence(error)) from None
+                failures = await self._pause(failures, sentence(error))
+                continue
+            except (BotAPIError, BotAPIUnreachable) as error:
+                failures = await self._pause(failures, str(error))
+                continue
+            if updates and not await self._take(updates) and not self._stopping:
+                await self._sleep(0.5)
+
+    async def confirm(self) -> None:
+        """Tell Telegram at the end what need not come again; the next poll would do it otherwise."""
+        if self._offset:
+            with contextlib.suppress(BotAPIError, BotAPIUnreachable):
+                await self._api.call("getUpdates", offset=self._offset, limit=1, timeout=0)
+
+    async def _fetch(self) -> list[dict[str, Any]]:
+        calling = self._api.call(
+            "getUpdates",
+            offset=self._offset or None,
+            limit=_LIMIT,
+            timeout=_POLL,
+            allowed_updates=self._kinds,
+        )
+        self._call = asyncio.ensure_future(calling)
+        try:
+            updates: list[dict[str, Any]] = await self._call
+        finally:
+            self._call = None
+        self._kinds = None  # Telegram remembers them
+        return updates
+
+    async def _pause(self, failures: int, words: str) -> int:
+        pause = min(_LONGEST_PAUSE, 2.0**failures)
+        log.warning("no updates, tried again in %.0f s: %s", pause, words)
+        await self._sleep(pause * random.uniform(0.8, 1.2))
+        return failures + 1
+
+    async def _sleep(self, seconds: float) -> None:
+        self._call = asyncio.ensure_future(asyncio.sleep(seconds))
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._call
+        self._call = None
+
+    async def _take(self, updates: list[dict[str, Any]]) -> bool:
+        """Give a batch to the receiver, and move the offset past what is safe of it. Whether all is."""
+        given = [(update["update_id"], self._give(update)) for update in updates]
+        for update_id, waiter in given:
+            verdict = await waiter.future
+            if verdict.status != 200 and verdict.code != _TOO_LARGE:
+                return False
+            self._offset = update_id + 1
+        return True
+
+    def _give(self, update: dict[str, Any]) -> _Waiter:
+        """One update through the gate, as a request with the right secret would go."""
+        raw, waiter = _bytes(update), _Waiter()
+        receiver, settings = self._receiver, self._settings
+        path, secret = settings.path.encode(), settings.valid_secrets[0]
+        route = receiver.gate.head(path, True, len(raw), secret, None, monotonic_ns())
+        judged = receiver.gate.body(route, raw, time(), monotonic_ns()) if isinstance(route, Route) else route
+        if isinstance(judged, Update):
+            verdict = receiver.accept(judged, waiter)
+            if verdict is not None:
+                waiter.answer(verdict)
+            return waiter
+        assert isinstance(judged, Verdict)
+        if isinstance(route, Route) and judged.code == _INVALID:
+            receiver.reject(route, raw, waiter)
+            return waiter
+        if judged.code == _TOO_LARGE:
+            log.error("update %d is larger than --max-body: it is dropped", update["update_id"])
+        waiter.answer(judged)
+        return waiter
+
+
+class _Waiter:
+    """Waits for what becomes of one update."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+
+    def answer(self, verdict: Verdict) -> None:
+        if not self.future.done():
+            self.future.set_result(verdict)
+
+
+def _bytes(update: dict[str, Any]) -> bytes:
+    """An update as a webhook would have brought it, `update_id` first."""
+    ordered = {"update_id": update["update_id"], **update}
+    try:
+        return orjson.dumps(ordered)
+    except TypeError:  # lone surrogates
+        return json.dumps(ordered, separators=(",", ":")).encode()
+
+
+# ---------------------------------------------------------------- a process that polls
+
+
+async def webhook_of(settings: Settings) -> str:
+    """The address of the bot's webhook, empty if there is none. PollError: Telegram doesn't say."""
+    api = _api(settings)
+    try:
+        info: dict[str, Any] = await api.call("getWebhookInfo")
+    except BotAPIError as error:
+        raise PollError(sentence(error)) from None
+    except BotAPIUnreachable as error:
+        raise PollError(str(error)) from None
+    finally:
+        await api.close()
+    return str(info.get("url", ""))
+
+
+def _api(settings: Settings) -> BotAPI:
+    assert settings.token
+    return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
+
+
+async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, take_over: bool) -> int:
+    """Poll until a signal says stop; the exit code. `take_over`: remove the bot's webhook first.
+
+    PollError, StartError, StateError, QueueError, WorkersError: one line.
+    """
+    settings, receiver = hook.settings, hook.receiver
+    assert settings.token
+    receiver.answers = False  # there is no request whose answer could hold a reply
+    ends = _Ends()
+    health = Health(receiver, lambda: 0)
+    stop = Stop(hook, ends, health, notifier)
+    async with contextlib.AsyncExitStack() as stack:
+        setting_up, polling = _api(settings), BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+        stack.push_async_callback(setting_up.close)
+        stack.push_async_callback(polling.close)
+        if take_over or settings.drop_pending:
+            await _remove_webhook(setting_up, settings)
+        if (code := await stop.begin()) is not None:
+            return code
+        kinds = settings.allowed_updates if settings.allowed_updates is not None else kinds_of(hook.target)
+        poller = Poller(hook, polling, kinds)
+        task = asyncio.create_task(poller.run())
+        print(f"fasthook polls {settings.api_url} for bot {settings.bot_id}", file=sys.stderr, flush=True)
+        ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
+        if ops_listeners.trouble:
+            log.warning("%s", ops_listeners.trouble)
+        if ops:
+            ops.start()
+        notifier.ready()
+        code = 0
+        try:
+            await asyncio.wait([task, asyncio.ensure_future(ends.asked.wait())], return_when=asyncio.FIRST_COMPLETED)
+            poller.stop()
+        finally:
+            notifier.stopping()
+            try:
+                await receiver.stop(stop.left())
+            except QueueError as error:
+                log.error("%s", error)
+                code = 1
+            if ops:
+                await asyncio.to_thread(ops.stop)
+            notifier.close()
+        await task
+        await poller.confirm()
+    if stop.failure:
+        raise stop.failure
+    return 130 if stop.signals > 1 else code
+
+
+async def _remove_webhook(api: BotAPI, settings: Settings) -> None:
+    try:
+        await api.call("deleteWebhook", drop_pending_updates=settings.drop_pending or None)
+    except BotAPIError as error:
+        raise PollError(sentence(error)) from None
+    except BotAPIUnreachable as error:
+        raise PollError(str(error)) from None
+
+
+class _Ends:
+    """What a signal ends: the place of the server that there is not."""
+
+    force_exit = False
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    @property
+    def should_exit(self) -> bool:
+        return self.asked.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self.asked.set()
