@@ -29,6 +29,7 @@ from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
 from fasthook.handlers import Handler, Target, TargetError, adapt, load
 from fasthook.lanes import GaveUp
+from fasthook.logs import set_up
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
 from fasthook.update import Update
@@ -36,7 +37,6 @@ from fasthook.wording import bots_frames, one_line
 
 log = logging.getLogger("fasthook")
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 THREADS = 32  # plain functions at once, if --concurrency allows as many
 _ORPHAN = 5.0  # seconds that an update may still take when the front door is gone
 _LONGEST_TRACE = 64 << 10  # characters of a traceback that are sent
@@ -73,11 +73,16 @@ def main() -> int:
     if made is None:
         return 0  # the door is gone already
     settings = made.settings
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
+    redact = set_up(settings)
     try:
         return _handle(ours, made)
     except Refused as error:
-        told = {"line": str(error), "code": error.code, "trace": error.trace, "files": [*error.files, *sources()]}
+        told = {
+            "line": redact(str(error)),
+            "code": error.code,
+            "trace": redact(error.trace),
+            "files": [*error.files, *sources()],
+        }
         with contextlib.suppress(OSError):
             ours.setblocking(True)
             ours.sendall(frame(Kind.REFUSED, payload=pack(told)))

@@ -267,3 +267,18 @@ def test_the_tools_see_what_workers_have_in_hand(start: Start, bot: Bot) -> None
     assert (listed["depth"], listed["in_flight"]) == (4, 4)
     assert server.stop() == 0
     server.until("4 updates are not handled yet: they are kept")
+
+
+def test_what_workers_log_is_as_it_was_asked_for(start: Start, bot: Bot) -> None:
+    """In JSON, and without the token."""
+    token = "42:TEST_never_in_a_log"
+    (bot.directory / "bot.py").write_text(
+        "import logging\n\nasync def handler(update):\n"
+        f"    logging.getLogger('bot').warning('it is {token}')\n    raise ValueError('{token}')\n"
+    )
+    server = start("--secret", SECRET, "--token", token, "--workers", "2", "--retries", "0", "--log-format", "json")
+    assert server.post(samples.update(1)).status == 200
+    server.until("is a dead letter")
+    assert server.stop() == 0
+    assert json.loads(server.until('"logger":"bot"').string)["message"] == "it is ***"
+    assert not server.find(token)
