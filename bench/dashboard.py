@@ -16,7 +16,9 @@ from typing import Any
 from bench.history import ROOT, STORE, Record, RecordError, load
 
 OUT = ROOT / "bench/out/dashboard.html"
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
 h1 { margin-bottom: 0; } h2 { margin-top: 3rem; } .note { color: #5a6773; } table { border-collapse: collapse; }
@@ -71,8 +73,7 @@ def _latest_peers(records: list[Record], part: str) -> dict[str, Any] | None:
 def _peer_history(records: list[Record]) -> list[dict[str, Any]]:
     having = [record for record in records if record["peers"] and record["peers"].get("rows")]
     ratios = [
-        record
-        | {"ratios": {row["name"]: row["median"]["ratio"] for row in record["peers"]["rows"] if row["median"]}}
+        record | {"ratios": {row["name"]: row["median"]["ratio"] for row in record["peers"]["rows"] if row["median"]}}
         for record in having
     ]
     return _history(ratios, "ratios", float)
@@ -89,7 +90,7 @@ def _bars(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "orientation": "h",
         "y": [row["name"] for row in rows],
         "x": [row["median"]["ratio"] for row in rows],
-        "text": [f"{row['median']['ratio']:.2f} × ({row['median']['cpu_us']:.1f} µs)" for row in rows],
+        "text": [f"{row['median']['ratio']:.2f} x ({row['median']['cpu_us']:.1f} µs)" for row in rows],
         "textposition": "auto",
         "hovertemplate": "%{y}: %{text}<extra></extra>",
         "marker": {"color": ["#2a7de1" if "fasthook" in row["name"] else "#9aa7b3" for row in rows]},
@@ -148,7 +149,10 @@ def _of_peers(records: list[Record]) -> Iterator[Chart]:
         note = f"CPU per request, {report['date'][:10]}, {report['machine']['cpu']}: {report['command']}"
         yield Chart("The peers, side by side", note, [_bars(report["rows"])], layout)
     if report := _latest_peers(records, "sweep"):
-        layout = {"xaxis": {"type": "log", "title": "connections"}, "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"}}
+        layout = {
+            "xaxis": {"type": "log", "title": "connections"},
+            "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"},
+        }
         note = f"{report['date'][:10]}: {report['command']}"
         yield Chart("Cost against connections", note, _by_connections(report["sweep"]), layout)
     for part, what in (("steady", "at a steady 5,000 requests/s"), ("rows", "under full load")):
@@ -161,7 +165,7 @@ def _of_peers(records: list[Record]) -> Iterator[Chart]:
 def _table(record: Record) -> str:
     """The newest figures as text, for who cannot see the pictures."""
     rows = [(name, f"{count:,.0f} instructions", "") for name, count in record["instructions"].items()]
-    rows += [(name, f"{one['ns']:,.0f} ns", f"{one['ratio']:.1f} ×") for name, one in record["micro"].items()]
+    rows += [(name, f"{one['ns']:,.0f} ns", f"{one['ratio']:.1f} x") for name, one in record["micro"].items()]
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><tr><th>figure</th><th>for each</th><th>beside plain Python</th></tr>{cells}</table>"
 
@@ -193,19 +197,22 @@ def page(records: list[Record]) -> str:
         raise RecordError("nothing was measured yet: run `make bench-quick` first")
     newest = records[-1]
     parts = [
-        f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>{_draw(chart, number)}</section>"
+        f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>"
+        f"{_draw(chart, number)}</section>"
         for number, chart in enumerate(charts(records))
     ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
             f"<title>fasthook in figures</title><style>{STYLE}</style>",
             f"<script>{plotly.offline.get_plotlyjs()}</script></head><body>",
             "<h1>fasthook in figures</h1>",
             f"<p class=note>{len(records)} measured commits; the newest is {html.escape(newest['commit'])} "
-            f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, Python {newest['machine']['python']}.</p>",
+            f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, "
+            f"Python {html.escape(newest['machine']['python'])}.</p>",
             *parts,
             f"<h2>The newest figures</h2>{_table(newest)}</body></html>\n",
         ]

@@ -100,7 +100,9 @@ def main() -> int:
     try:
         base, copy = builds.tree(arguments.base), builds.tree(arguments.base, again="-again")
         head = builds.tree(arguments.head)
-        print(f"base {builds.name_of(arguments.base)}, head {builds.name_of(arguments.head)}, {arguments.rounds} rounds")
+        print(
+            f"base {builds.name_of(arguments.base)}, head {builds.name_of(arguments.head)}, {arguments.rounds} rounds"
+        )
         print(f"{'CPU time of each':24}{'base':>12}{'change':>10}{'noise':>10}", flush=True)
         pairs = []
         for name in names:

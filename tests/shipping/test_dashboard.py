@@ -95,7 +95,8 @@ def test_the_page_is_of_a_reasonable_size(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [(None, "nothing was measured yet"), ("{", "line 1"), ('{"schema": 9}', "not a record of schema 1")]
+    ("text", "says"),
+    [(None, "nothing was measured yet"), ("{", "line 1"), ('{"schema": 9}', "not a record of schema 1")],
 )
 def test_a_store_that_is_none_is_told_in_a_line(tmp_path: Path, text: str | None, says: str) -> None:
     if text is not None:

@@ -39,7 +39,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scan = made / "src/fasthook/_scan.pyx"
     text = scan.read_text()
     assert text.count(LINE) == 1
-    scan.write_text(text.replace(LINE, LINE + LOOP).replace("    cdef bint whole, escaped\n    c.at", f"{SPIN}    cdef bint whole, escaped\n    c.at"))
+    scan.write_text(
+        text.replace(LINE, LINE + LOOP).replace(
+            "    cdef bint whole, escaped\n    c.at", f"{SPIN}    cdef bint whole, escaped\n    c.at"
+        )
+    )
     assert SPIN in scan.read_text()
     commit(made, "slower")
     scan.write_text(text.replace(LINE, WORDS + LINE))
