@@ -52,9 +52,9 @@ def _history(records: list[Record], part: str, value: Callable[[Any], float]) ->
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": name,
-                "x": [record["date"] for record in having],
+                "x": [record["commit"][:8] for record in having],
                 "y": [value(record[part][name]) for record in having],
-                "text": [f"{record['commit']} {record['subject']}" for record in having],
+                "text": [f"{record['date'][:10]} {record['subject']}" for record in having],
                 "hovertemplate": "%{y:,.4g}<br>%{text}<extra>%{fullData.name}</extra>",
             }
         )
@@ -127,19 +127,24 @@ def _latencies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def charts(records: list[Record]) -> Iterator[Chart]:
     """Every picture for which something was measured."""
     log = {"type": "log"}
+    order = list(dict.fromkeys(record["commit"][:8] for record in records))
+    commits = {"xaxis": {"type": "category", "categoryorder": "array", "categoryarray": order}}
     if traces := _history(records, "instructions", float):
         note = "Callgrind's count, the same on every machine: python -m bench.instructions"
-        yield Chart("Instructions for each item, by commit", note, traces, {"yaxis": log | {"title": "instructions"}})
+        yield Chart(
+            "Instructions for each item, by commit", note, traces, commits | {"yaxis": log | {"title": "instructions"}}
+        )
     if traces := _history(records, "micro", lambda figures: figures["ratio"]):
         note = "How many times as long the plain-Python way takes in the same process: make bench"
-        layout = {"yaxis": log | {"title": "times"}, "height": 640}
+        layout = commits | {"yaxis": log | {"title": "times"}, "height": 640}
         yield Chart("Beside plain Python, by commit", note, traces, layout)
     if traces := _history(records, "micro", lambda figures: figures["ns"]):
         note = "Nanoseconds for each item; they depend on the machine: make bench"
-        yield Chart("Time for each item, by commit", note, traces, {"yaxis": log | {"title": "ns"}, "height": 640})
+        layout = commits | {"yaxis": log | {"title": "ns"}, "height": 640}
+        yield Chart("Time for each item, by commit", note, traces, layout)
     if traces := _peer_history(records):
         note = "CPU per request over that of limit.c in the same round: python -m bench.peers"
-        yield Chart("What a request costs, by commit", note, traces, {"yaxis": log | {"title": "x limit.c"}})
+        yield Chart("What a request costs, by commit", note, traces, commits | {"yaxis": log | {"title": "x limit.c"}})
     yield from _of_peers(records)
 
 
@@ -180,7 +185,7 @@ def _draw(chart: Chart, number: int) -> str:
             include_plotlyjs=False,
             full_html=False,
             div_id=f"chart-{number}",
-            config={"displaylogo": False, "responsive": True},
+            config={"displayModeBar": False, "responsive": True},
         )
     )
 
@@ -210,7 +215,7 @@ def page(records: list[Record]) -> str:
             f"<title>fasthook in figures</title><style>{STYLE}</style>",
             f"<script>{plotly.offline.get_plotlyjs()}</script></head><body>",
             "<h1>fasthook in figures</h1>",
-            f"<p class=note>{len(records)} measured commits; the newest is {html.escape(newest['commit'])} "
+            f"<p class=note>Measured {len(records)} times; the newest is {html.escape(newest['commit'])} "
             f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, "
             f"Python {html.escape(newest['machine']['python'])}.</p>",
             *parts,
