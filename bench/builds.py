@@ -99,8 +99,7 @@ def tree(revision: str | None, again: str = "") -> Path:
         if place.exists():
             return place
         seeds = [path for path in STORE.iterdir() if (path / "setup.py").exists()]
-        if seeds:
-            _seed(fresh, max(seeds, key=lambda path: path.stat().st_mtime))
+        _seed(fresh, max(seeds, key=lambda path: path.stat().st_mtime) if seeds else ROOT)
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
         done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
         if done.returncode:

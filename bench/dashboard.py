@@ -52,9 +52,9 @@ def _history(records: list[Record], part: str, value: Callable[[Any], float]) ->
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": name,
-                "x": [record["date"] for record in having],
+                "x": [record["commit"][:8] for record in having],
                 "y": [value(record[part][name]) for record in having],
-                "text": [f"{record['commit']} {record['subject']}" for record in having],
+                "text": [f"{record['date'][:10]} {record['subject']}" for record in having],
                 "hovertemplate": "%{y:,.4g}<br>%{text}<extra>%{fullData.name}</extra>",
             }
         )
@@ -90,7 +90,7 @@ def _bars(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "orientation": "h",
         "y": [row["name"] for row in rows],
         "x": [row["median"]["ratio"] for row in rows],
-        "text": [f"{row['median']['ratio']:.2f} × ({row['median']['cpu_us']:.1f} µs)" for row in rows],
+        "text": [f"{row['median']['ratio']:.2f} x ({row['median']['cpu_us']:.1f} µs)" for row in rows],
         "textposition": "auto",
         "hovertemplate": "%{y}: %{text}<extra></extra>",
         "marker": {"color": ["#2a7de1" if "fasthook" in row["name"] else "#9aa7b3" for row in rows]},
@@ -127,19 +127,24 @@ def _latencies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def charts(records: list[Record]) -> Iterator[Chart]:
     """Every picture for which something was measured."""
     log = {"type": "log"}
+    order = list(dict.fromkeys(record["commit"][:8] for record in records))
+    commits = {"xaxis": {"type": "category", "categoryorder": "array", "categoryarray": order}}
     if traces := _history(records, "instructions", float):
         note = "Callgrind's count, the same on every machine: python -m bench.instructions"
-        yield Chart("Instructions for each item, by commit", note, traces, {"yaxis": log | {"title": "instructions"}})
+        yield Chart(
+            "Instructions for each item, by commit", note, traces, commits | {"yaxis": log | {"title": "instructions"}}
+        )
     if traces := _history(records, "micro", lambda figures: figures["ratio"]):
         note = "How many times as long the plain-Python way takes in the same process: make bench"
-        layout = {"yaxis": log | {"title": "times"}, "height": 640}
+        layout = commits | {"yaxis": log | {"title": "times"}, "height": 640}
         yield Chart("Beside plain Python, by commit", note, traces, layout)
     if traces := _history(records, "micro", lambda figures: figures["ns"]):
         note = "Nanoseconds for each item; they depend on the machine: make bench"
-        yield Chart("Time for each item, by commit", note, traces, {"yaxis": log | {"title": "ns"}, "height": 640})
+        layout = commits | {"yaxis": log | {"title": "ns"}, "height": 640}
+        yield Chart("Time for each item, by commit", note, traces, layout)
     if traces := _peer_history(records):
         note = "CPU per request over that of limit.c in the same round: python -m bench.peers"
-        yield Chart("What a request costs, by commit", note, traces, {"yaxis": log | {"title": "x limit.c"}})
+        yield Chart("What a request costs, by commit", note, traces, commits | {"yaxis": log | {"title": "x limit.c"}})
     yield from _of_peers(records)
 
 
@@ -165,7 +170,7 @@ def _of_peers(records: list[Record]) -> Iterator[Chart]:
 def _table(record: Record) -> str:
     """The newest figures as text, for who cannot see the pictures."""
     rows = [(name, f"{count:,.0f} instructions", "") for name, count in record["instructions"].items()]
-    rows += [(name, f"{one['ns']:,.0f} ns", f"{one['ratio']:.1f} ×") for name, one in record["micro"].items()]
+    rows += [(name, f"{one['ns']:,.0f} ns", f"{one['ratio']:.1f} x") for name, one in record["micro"].items()]
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><tr><th>figure</th><th>for each</th><th>beside plain Python</th></tr>{cells}</table>"
 
@@ -180,7 +185,7 @@ def _draw(chart: Chart, number: int) -> str:
             include_plotlyjs=False,
             full_html=False,
             div_id=f"chart-{number}",
-            config={"displaylogo": False, "responsive": True},
+            config={"displayModeBar": False, "responsive": True},
         )
     )
 
@@ -197,19 +202,22 @@ def page(records: list[Record]) -> str:
         raise RecordError("nothing was measured yet: run `make bench-quick` first")
     newest = records[-1]
     parts = [
-        f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>{_draw(chart, number)}</section>"
+        f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>"
+        f"{_draw(chart, number)}</section>"
         for number, chart in enumerate(charts(records))
     ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
             f"<title>fasthook in figures</title><style>{STYLE}</style>",
             f"<script>{plotly.offline.get_plotlyjs()}</script></head><body>",
             "<h1>fasthook in figures</h1>",
-            f"<p class=note>{len(records)} measured commits; the newest is {html.escape(newest['commit'])} "
-            f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, Python {newest['machine']['python']}.</p>",
+            f"<p class=note>Measured {len(records)} times; the newest is {html.escape(newest['commit'])} "
+            f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, "
+            f"Python {html.escape(newest['machine']['python'])}.</p>",
             *parts,
             f"<h2>The newest figures</h2>{_table(newest)}</body></html>\n",
         ]

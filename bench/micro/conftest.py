@@ -85,7 +85,9 @@ class Beside:
         if floor is None:
             pytest.fail(f"no floor for {name!r}: put one into bench/floors.json", pytrace=False)
         if row.ratio < floor:
-            pytest.fail(f"{name}: {row.ratio:.2f} times as quick as plain Python, {floor:g} is the floor", pytrace=False)
+            pytest.fail(
+                f"{name}: {row.ratio:.2f} times as quick as plain Python, {floor:g} is the floor", pytrace=False
+            )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

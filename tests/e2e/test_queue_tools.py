@@ -261,7 +261,7 @@ def test_it_asks_on_a_terminal(start: Start, bot: Bot, queue: str) -> None:
         (["queue", "show", "x"], "fasthook queue show: invalid value for 'NUMBER': 'x' is not a valid integer range"),
         (["queue", "show"], "fasthook queue show: missing argument 'NUMBER'"),
         (["queue", "dance"], "fasthook queue: no such command 'dance'"),
-        (["queue", "list", "--kind", "massage"], "fasthook queue list: invalid value for '--kind': 'massage' is no kind"),
+        (["queue", "list", "--kind", "massage"], "fasthook queue list: invalid value for '--kind': 'massage'"),
         (["queue", "list", "--older-than", "soon"], "fasthook queue list: invalid value for '--older-than': must be a"),
         (["queue", "list", "--limit"], "fasthook queue list: option '--limit' requires an argument"),
         (["queue", "list", "--reason", "failed"], "fasthook queue list: no such option --reason"),

@@ -34,7 +34,7 @@ def record(number: int) -> dict[str, Any]:
     }
     return {
         "schema": 1,
-        "commit": f"{number:012x}",
+        "commit": f"{number + 1:08x}0000",
         "date": f"2026-01-{number + 1:02}T12:00:00+00:00",
         "subject": "A subject with <b>marks</b> & </script>",
         "machine": {"python": "3.11.7"},

@@ -23,7 +23,8 @@ GOOD = {
 
 def faults(path: Path) -> list[str]:
     """What the check says without the tools, which want real libraries."""
-    code = "import sys; from pathlib import Path; from release.check import faults; print(*faults(Path(sys.argv[1])), sep='\\n')"
+    ask = "from release.check import faults; print(*faults(Path(sys.argv[1])), sep='\\n')"
+    code = f"import sys; from pathlib import Path; {ask}"
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()
 
