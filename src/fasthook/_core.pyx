@@ -547,10 +547,13 @@ cdef class Handling:
         self._offset = time() - monotonic()
 
     cpdef void started(self, Admitted update, double since, double now):
-        """A run begins at `now` (monotonic s). `since`: when the update was acknowledged, in s since the epoch; 0: when it was received."""
-        self.stats._add(self._in_flight, 1)
-        if update.attempt == 1:
+        """A run begins at `now` (monotonic s).
+
+        `since`: when the update was acknowledged, in s since the epoch; 0: when it was received; below 0: the run is not the first.
+        """
+        if update.attempt == 1 and since >= 0:
             self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
+        self.stats._add(self._in_flight, 1)
 
     cpdef void ended(self, Admitted update, double began, int outcome):
         """A run is over; `outcome`: a place in `OUTCOMES`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -22,6 +23,7 @@ from typing import Any, Protocol, cast
 from fasthook.frames import LARGEST_OUTCOME, FrameError, Kind, Reader, frame, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import Lane
+from fasthook.ops.blocks import Blocks, Member
 from fasthook.settings import Settings
 from fasthook.worker import SetUp
 
@@ -75,11 +77,12 @@ class Owner(Protocol):
 class Worker(asyncio.Protocol):
     """A worker process as the door sees it: its socket, and what it has in hand.
 
-    `number`: its name in the log. `window`: deliveries that it may have in hand.
+    `number`: its name for as long as it lives, then another's. `window`: deliveries that it may have in hand.
     """
 
     def __init__(self, crew: Crew, number: int, window: int, replaces: Worker | None) -> None:
         self.number = number
+        self.counts: Member | None = None  # where it counts; there may have been no room
         self.window = window
         self.replaces = replaces  # retired when this one is ready
         self.pid = 0
@@ -91,6 +94,7 @@ class Worker(asyncio.Protocol):
         self.alone = False  # what it has in hand may have nothing beside it
         self.given = 0
         self.finished = 0
+        self.ran = 0  # of them, those that were not given back
         self.born = monotonic()
         self.writable = False
         self.silent = 0.0  # seconds without a sign of life
@@ -174,6 +178,7 @@ class Worker(asyncio.Protocol):
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind in (Kind.DONE, Kind.FAILED, Kind.BACK):
             self.finished += 1
+            self.ran += kind != Kind.BACK
             self._crew.owner.outcome(self, kind, number, payload)
         elif kind != Kind.PONG:
             self._crew.told(self, kind, payload)
@@ -200,6 +205,20 @@ class Worker(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LOST, self._transport.abort)
 
     @property
+    def name(self) -> str:
+        """In the metrics, and in its own log."""
+        return f"worker-{self.number}"
+
+    @property
+    def begun(self) -> int:
+        """Runs of the handler that it has begun; 0 if they are not counted."""
+        return self.counts.runs() if self.counts else 0
+
+    def blocked(self) -> float:
+        """For how long its event loop has not come round, s. Any thread may ask."""
+        return self.counts.blocked() if self.counts else self.silent
+
+    @property
     def how(self) -> str:
         """How it ended, in words; empty if it left when it was told to."""
         if self.killed:
@@ -218,14 +237,12 @@ class Crew:
     A worker that dies is replaced; one that is retired finishes and leaves when its successor is ready.
     """
 
-    def __init__(self, owner: Owner, target: str, settings: Settings) -> None:
+    def __init__(self, owner: Owner, target: str, settings: Settings, blocks: Blocks) -> None:
         self.owner = owner
+        self._blocks = blocks
         self.members: list[Worker] = []
-        self.replaced = 0  # workers that died and got a successor
         self._target = target
         self._settings = settings
-        self._set_up = pickle.dumps(SetUp(target, settings))
-        self._spawned = 0
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
         self._stopping = False
@@ -257,9 +274,10 @@ class Crew:
     # ------------------------------------------------------------ start
 
     def _spawn(self, replaces: Worker | None = None) -> Worker:
-        self._spawned += 1
         concurrency, most = self._settings.concurrency, self._settings.max_requests
-        worker = Worker(self, self._spawned, concurrency + max(1, min(16, concurrency // 8)), replaces)
+        taken = {one.number for one in self.members}
+        number = next(number for number in itertools.count(1) if number not in taken)
+        worker = Worker(self, number, concurrency + max(1, min(16, concurrency // 8)), replaces)
         if most is not None:
             worker.limit = most - random.randrange(most // 10 + 1)
         ours, theirs = socket.socketpair()
@@ -273,10 +291,18 @@ class Crew:
                 process_group=0,
             )
         worker.pid = process.pid
+        worker.counts = self._add_block(worker)
         self.members.append(worker)
         threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
         self._begin(self._connect(worker, ours))
         return worker
+
+    def _add_block(self, worker: Worker) -> Member | None:
+        try:
+            return self._blocks.add(worker.name, worker.pid)
+        except OSError as error:
+            log.warning("%r is not counted in the metrics: %s", worker, error)
+            return None
 
     def _reap(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
@@ -286,7 +312,9 @@ class Crew:
     async def _connect(self, worker: Worker, ours: socket.socket) -> None:
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=ours)
-        worker.send(Kind.SET_UP, self._set_up)
+        counts = worker.counts
+        made = SetUp(self._target, self._settings, worker.name, self._blocks.layout, counts.file if counts else None)
+        worker.send(Kind.SET_UP, pickle.dumps(made))
 
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
         """A worker says something about itself."""
@@ -345,6 +373,8 @@ class Crew:
             self.owner.ended(worker, how or "it left early")
         elif how and worker.ready:
             log.warning("%r left: %s", worker, how)
+        if worker.counts:
+            self._blocks.retire(worker.counts.name)
         if not self.members:
             self._empty.set()
         if self._stopping or worker.retired:
@@ -352,7 +382,7 @@ class Crew:
         successor = next((one for one in self.members if one.replaces is worker), None)
         if successor:
             successor.replaces = None
-            self.replaced += 1
+            self._blocks.restarts += 1
         elif self._started and not self._started.done() and worker.refused:
             self._stopping = True
             self._started.set_exception(worker.refused)
@@ -394,7 +424,7 @@ class Crew:
                 self.owner.failed(error)
             return
         if worker.ready:
-            self.replaced += 1
+            self._blocks.restarts += 1
         if pause:
             self._later(min(pause, _LAST_PAUSE), self._spawn)
         else:

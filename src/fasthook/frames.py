@@ -9,7 +9,9 @@ from struct import Struct
 from typing import Any
 
 HEAD = Struct("<IBQ")  # length of the whole frame in bytes, kind, number of the delivery; then the payload
-UPDATE = Struct("<Hqd")  # at the beginning of a delivery's payload: attempt, bot_id, received_at; then the raw bytes
+# At the beginning of a delivery's payload: attempt, bot_id, received_at, since when it waits (`Delivery.since`); then
+# the raw bytes.
+UPDATE = Struct("<Hqdd")
 _LENGTH = HEAD.size
 LARGEST = (1 << 32) - 1
 LARGEST_OUTCOME = 16 << 20  # bytes of a frame from a worker

@@ -216,7 +216,7 @@ class Receiver:
         from fasthook.workers import Workers
 
         assert self._target
-        workers = Workers(self._target, settings, failed=lambda error: self.failed(error), **policy)
+        workers = Workers(self._target, settings, blocks=self.blocks, failed=lambda error: self.failed(error), **policy)
         await workers.crew.start()
         self.workers = workers
         return workers

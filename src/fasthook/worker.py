@@ -30,6 +30,8 @@ from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader
 from fasthook.handlers import Handler, Target, TargetError, adapt, load
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
+from fasthook.ops.beat import Beat
+from fasthook.ops.blocks import Counts, Layout, open_block
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
 from fasthook.update import Update
@@ -49,6 +51,9 @@ class SetUp:
 
     target: str
     settings: Settings
+    name: str  # in the log
+    layout: Layout
+    block: Path | None  # of what it counts
 
 
 class Refused(Exception):
@@ -73,9 +78,9 @@ def main() -> int:
     if made is None:
         return 0  # the door is gone already
     settings = made.settings
-    redact = set_up(settings)
+    redact = set_up(settings, made.name)
     try:
-        return _handle(ours, made)
+        return _handle(ours, made, _counts(made))
     except Refused as error:
         told = {
             "line": redact(str(error)),
@@ -99,7 +104,13 @@ def _set_up(ours: socket.socket) -> SetUp | None:
     return made
 
 
-def _handle(ours: socket.socket, made: SetUp) -> int:
+def _counts(made: SetUp) -> Counts:
+    if made.block is None:
+        return Counts.alone(made.layout)
+    return Counts(open_block(made.block, made.layout), made.layout)
+
+
+def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     import uvloop
 
     settings = made.settings
@@ -112,7 +123,7 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(ours, settings, target, handler))
+        stuck = runner.run(_serve(ours, settings, target, handler, counts))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
@@ -121,7 +132,7 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
     return 0
 
 
-async def _serve(ours: socket.socket, settings: Settings, target: Target, handler: Handler) -> int:
+async def _serve(ours: socket.socket, settings: Settings, target: Target, handler: Handler, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
     async with contextlib.AsyncExitStack() as scope:
         try:
@@ -135,7 +146,7 @@ async def _serve(ours: socket.socket, settings: Settings, target: Target, handle
         except Exception as error:
             raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
         scope.push_async_callback(handler.stop)
-        work = _Work(settings, handler, state)
+        work = _Work(settings, handler, state, counts)
         await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
         work.start()
         seconds = await work.leaves
@@ -147,8 +158,9 @@ async def _serve(ours: socket.socket, settings: Settings, target: Target, handle
 class _Work(asyncio.Protocol):
     """The worker's end of the socket pair, and the dispatcher behind it."""
 
-    def __init__(self, settings: Settings, handler: Handler, state: Any) -> None:
+    def __init__(self, settings: Settings, handler: Handler, state: Any, counts: Counts) -> None:
         self._state = state
+        self._counts = counts
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(self._take, LARGEST)
@@ -169,11 +181,13 @@ class _Work(asyncio.Protocol):
             timeout=settings.handler_timeout,
             retries=0,
             ordered=False,
+            handling=counts.handling,
         )
 
     def start(self) -> None:
         """Say that deliveries may come."""
         self.dispatcher.start()
+        self._beat = Beat(self._counts)
         signal.signal(signal.SIGTERM, self._asked)
         self._watch()
         self._files = set(sources())
@@ -191,6 +205,7 @@ class _Work(asyncio.Protocol):
         """Let what was sent reach the door."""
         for timer in self._timers.values():
             timer.cancel()
+        self._beat.stop()
         faulthandler.cancel_dump_traceback_later()
         self._flush()
         self._transport.close()
@@ -215,10 +230,12 @@ class _Work(asyncio.Protocol):
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind == Kind.DELIVER:
-            attempt, bot_id, received_at = UPDATE.unpack_from(payload)
+            attempt, bot_id, received_at, since = UPDATE.unpack_from(payload)
             update = restore(Update, payload[UPDATE.size :], bot_id, received_at, attempt)
             update.state = self._state
-            self.dispatcher.submit(Delivery(update, number))
+            delivery = Delivery(update, number)
+            delivery.since = since
+            self.dispatcher.submit(delivery)
         elif kind == Kind.PING:
             self._send(Kind.PONG)
         elif kind == Kind.LEAVE:

@@ -19,6 +19,7 @@ from fasthook.crew import Crew, Worker
 from fasthook.frames import HEAD, UPDATE, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
+from fasthook.ops.blocks import Blocks
 from fasthook.settings import Settings
 
 log = logging.getLogger("fasthook.workers")
@@ -37,14 +38,20 @@ class Workers(Lanes):
     to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
     second death with nothing beside it, so that it brings down no more than it must.
 
-    `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
+    `blocks`: where each worker counts. `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
     """
 
     def __init__(
-        self, target: str, settings: Settings, *, failed: Callable[[WorkersError], None], **policy: Any
+        self,
+        target: str,
+        settings: Settings,
+        *,
+        blocks: Blocks,
+        failed: Callable[[WorkersError], None],
+        **policy: Any,
     ) -> None:
         super().__init__(**policy)
-        self.crew: Crew = Crew(self, target, settings)
+        self.crew: Crew = Crew(self, target, settings, blocks)
         self.failed = failed
         self._replying = 0
         self._most_replies = settings.concurrency * settings.workers
@@ -148,7 +155,8 @@ class Workers(Lanes):
         worker.in_hand[number] = lane
         worker.given += 1
         head = HEAD.pack(_BEFORE + len(raw), 2, number)
-        worker.put(head + UPDATE.pack(min(update.attempt, 0xFFFF), update.bot_id, update.received_at), raw)
+        attempt = min(update.attempt, 0xFFFF)
+        worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
         if worker.limit is not None and worker.given >= worker.limit:
             self.crew.recycle(worker)
 
@@ -303,6 +311,8 @@ class Workers(Lanes):
         """What a dead worker had in hand is delivered again, first and in order."""
         self._part(worker)
         lanes = list(worker.in_hand.values())
+        for lane in lanes[: worker.begun - worker.ran]:  # it takes them in the order in which it gets them
+            lane.first.since = -1.0
         worker.in_hand.clear()
         worker.suspects = 0
         if worker.ready:

@@ -81,6 +81,11 @@ class Counts:
         self._layout = layout
         self.handling = Handling(stats, layout.in_flight, layout.wait, layout.handlers)
 
+    @classmethod
+    def alone(cls, layout: Layout) -> Counts:
+        """For a process whose counts nobody reads."""
+        return cls(Stats(layout.counters, layout.histograms), layout)
+
     def retry(self) -> None:
         self.stats.add(self._layout.retries)
 
@@ -147,11 +152,17 @@ class Member:
     pid: int
     stats: Stats
     file: Path | None
+    layout: Layout
 
-    def blocked(self, layout: Layout) -> float:
+    def blocked(self) -> float:
         """Seconds by which the beat of its loop is overdue."""
-        due = self.stats.counter(layout.due)
+        due = self.stats.counter(self.layout.due)
         return max(0.0, (monotonic_ns() - due) / 1e9) if due else 0.0
+
+    def runs(self) -> int:
+        """How many runs of handlers it has begun."""
+        ended = (self.stats.histogram(number)[1] for number in range(self.layout.handlers, self.layout.histograms))
+        return self.stats.counter(self.layout.in_flight) + sum(count for counts in ended for _, count in counts)
 
 
 class Blocks:
@@ -180,7 +191,7 @@ class Blocks:
         self._made += 1
         file = self._directory / f"{name}.{self._made}.stats" if self._directory else None
         stats = open_block(file, self.layout) if file else Stats(self.layout.counters, self.layout.histograms)
-        member = Member(name, pid, stats, file)
+        member = Member(name, pid, stats, file, self.layout)
         with self._mutex:
             self._members[name] = member
         return member

@@ -21,7 +21,7 @@ class Delivery:
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
-    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received
+    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received; below 0: it was begun before
     before: bool = False  # from before this start, so that it may have outlived its use
     again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
