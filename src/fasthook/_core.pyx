@@ -555,13 +555,13 @@ cdef class Handling:
             self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
         self.stats._add(self._in_flight, 1)
 
-    cpdef void ended(self, Admitted update, double began, int outcome):
-        """A run is over; `outcome`: a place in `OUTCOMES`."""
+    cpdef double ended(self, Admitted update, double began, int outcome):
+        """A run is over, at the time that is returned (monotonic s). `outcome`: a place in `OUTCOMES`."""
+        cdef int64_t now = monotonic_ns()
         self.stats._add(self._in_flight, -1)
         if 0 <= outcome < N_OUTCOMES:
-            self.stats._observe(
-                self._first + update._kind * N_OUTCOMES + outcome, monotonic_ns() - <int64_t>(began * 1e9)
-            )
+            self.stats._observe(self._first + update._kind * N_OUTCOMES + outcome, now - <int64_t>(began * 1e9))
+        return now * 1e-9
 
 
 # ---------------------------------------------------------------- the gate

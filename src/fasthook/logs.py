@@ -101,9 +101,14 @@ class JsonLines(logging.Formatter):
         }
         if self._process:
             line["process"] = self._process
+        trace = getattr(record, "traceback", None)  # of a worker, below the message
+        if trace:
+            line["message"] = record.getMessage().partition("\n")[0]
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        elif trace or record.exc_text:
+            line["traceback"] = trace or record.exc_text
         return orjson.dumps({name: _clean(value) for name, value in line.items()}, default=str).decode()
 
 

@@ -295,11 +295,12 @@ class Receiver:
             letter = replace(letter, traceback=letter.traceback.replace(self.settings.token, "***"))
         await self._dead.add(letter)
         self.counts.dead(reason)
-        there = f"\n{error.trace.rstrip()}" if isinstance(error, Reported) else ""
+        trace = error.trace.rstrip() if isinstance(error, Reported) else ""
+        there = f"\n{trace}" if trace else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
             update.update_id, update.kind, update.attempt, reason, there,
-            exc_info=None if there or reason == "expired" else error, extra=fields(update),
+            exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
 
     def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:

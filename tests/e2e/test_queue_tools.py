@@ -36,8 +36,9 @@ def serve(start: Start, queue: str, *options: str, held: bool = False) -> Server
 # ---------------------------------------------------------------- looking
 
 
-def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str) -> None:
-    server = serve(start, queue, held=True)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str, workers: str) -> None:
+    server = serve(start, queue, "--workers", workers, held=True)
     say(server, 1)
     say(server, 2, kind="edited_message")
     say(server, 3, "raise", chat=5)
