@@ -34,9 +34,9 @@ def serve(start: Start, queue: str, *options: str, **env: str) -> Server:
     return start("--secret", SECRET, "--queue", queue, "--retries", "0", "--drain-timeout", "0", *options, env=env)
 
 
-def with_dead(start: Start, queue: str, running: bool, *updates: tuple[int, str, int]) -> Server:
+def with_dead(start: Start, queue: str, running: bool, *updates: tuple[int, str, int], workers: str = "1") -> Server:
     """A server, or one that has stopped, with these dead letters: id, text, chat."""
-    server = serve(start, queue)
+    server = serve(start, queue, "--workers", workers)
     for update_id, text, chat in updates:
         say(server, update_id, text, chat)
         server.until(f"update {update_id} .message. is a dead letter")
@@ -102,9 +102,10 @@ def test_nothing_to_see(start: Start, bot: Bot, queue: str, running: bool) -> No
     assert tool(bot, "dead", "drop", "--all").output == "there is no dead letter that this means\n"
 
 
-def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_retry(start: Start, bot: Bot, queue: str, running: bool, workers: str) -> None:
     """Handled once, as attempt 1, although its id is known; and it stays known."""
-    server = with_dead(start, queue, running, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3))
+    server = with_dead(start, queue, running, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3), workers=workers)
     heal(bot)
     number = number_of(bot, 2, "dead", "list")
     when = "again" if running else "at the next start"
@@ -112,7 +113,7 @@ def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
     assert ids(bot, "dead", "list") == [1, 3]
     if not running:
         assert ids(bot, "queue", "list") == [2]
-        server = serve(start, queue)
+        server = serve(start, queue, "--workers", workers)
     until_handled(bot, 1)
     if running:
         assert tool(bot, "dead", "retry", "--all").output == "2 updates will be handled again\n"
@@ -127,8 +128,9 @@ def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
     assert ids(bot, "dead", "list") == ([] if running else [1, 3])
 
 
-def test_one_that_fails_again_is_a_dead_letter_again(start: Start, bot: Bot, queue: str) -> None:
-    server = with_dead(start, queue, True, (1, "raise", 1))
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_that_fails_again_is_a_dead_letter_again(start: Start, bot: Bot, queue: str, workers: str) -> None:
+    server = with_dead(start, queue, True, (1, "raise", 1), workers=workers)
     assert tool(bot, "dead", "retry", "--all").output == "1 update will be handled again\n"
     server.until("update 1 .message. is a dead letter", count=2)
     assert ids(bot, "dead", "list") == [1]

@@ -142,9 +142,11 @@ def test_nothing_in_an_update_reaches_the_terminal(start: Start, bot: Bot, queue
 # ---------------------------------------------------------------- purge
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
-def test_what_is_purged_is_never_handled(start: Start, bot: Bot, queue: str, running: bool) -> None:
-    server = serve(start, queue, held=True)
+@pytest.mark.parametrize(
+    ("running", "workers"), [(True, "1"), (True, "2"), (False, "1")], ids=["running", "workers", "stopped"]
+)
+def test_what_is_purged_is_never_handled(start: Start, bot: Bot, queue: str, running: bool, workers: str) -> None:
+    server = serve(start, queue, "--workers", workers, held=True)
     for update_id in (1, 2, 3, 4):
         say(server, update_id)
     say(server, 5, "raise", chat=5)
