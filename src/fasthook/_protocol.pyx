@@ -558,8 +558,8 @@ cdef class HookProtocol:
     def on_header(self, bytes name, bytes value):
         if self.replaying:
             return
-        if self.facts.complete:
-            self.head.headers += 1  # a trailer
+        if self.facts.complete or self.head.headers > self.edge.max_headers:
+            self.head.headers += 1  # a trailer, or one too many
         else:
             self.head.add(name, value)
 
@@ -601,7 +601,7 @@ cdef class HookProtocol:
         if path is not None:
             self.route = gate._find(path)
         if self.edge.trusted is not None:
-            self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
+            self.caller = _caller(self.peer, head.sources(), self.edge.trusted)
         if not refused:
             refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
         if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
