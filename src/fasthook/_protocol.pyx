@@ -210,7 +210,10 @@ cdef Edge edge_of(receiver, loop):
 
 
 def find_receiver(app):
-    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None."""
+    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None.
+
+    Other middleware is not stepped through: it would be passed by, and what it forbids let in.
+    """
     seen = app
     while seen is not None:
         receiver = getattr(seen, "receiver", None)
@@ -221,10 +224,30 @@ def find_receiver(app):
 
 
 # ---------------------------------------------------------------- a connection
+        if not type(seen).__module__.startswith("uvicorn.middleware."):
+            return None
 
 cdef struct Facts:  # of a request; all zero at its beginning
     HeadMeter line          # and the rest of the head
     ChunkMeter chunks
+cdef str misuse(app):
+    """What is wrong with an application that is no hook, and what to do."""
+    seen, between = app, None
+    while seen is not None and getattr(seen, "receiver", None) is None:
+        if not type(seen).__module__.startswith("uvicorn.middleware.") and between is None:
+            between = type(seen).__name__
+        seen = getattr(seen, "app", None)
+    if seen is None or between is None:
+        return (
+            "HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting "
+            "out"
+        )
+    return (
+        f"HookProtocol would pass by {between}, which stands around the hook: take that away, or let uvicorn run it with "
+        "--http auto (http=\"auto\")"
+    )
+
+
     Py_ssize_t target_size
     bint complete           # llhttp has seen the end of the head
     bint whole              # llhttp has seen the end of the message
@@ -296,7 +319,7 @@ cdef class HookProtocol:
         self.write = transport.write
         self.server_state.connections.add(self)
         if self.receiver is None:
-            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting out")
+            self.tell_once(misuse(self.config.loaded_app))
             self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
             return
         if not self.receiver.gate_is_open:
