@@ -166,8 +166,7 @@ cdef class Edge:
             try:
                 (<HookProtocol>connection).go_on()
             except Exception:
-                log.exception("a connection is given up")
-                (<HookProtocol>connection).abort()
+                (<HookProtocol>connection).give_up()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -188,6 +187,8 @@ cdef class Edge:
         """End the connections whose time is over, and come again as long as there are any."""
         cdef int state
         cdef Link *first
+        cdef HookProtocol connection
+        again = self.loop.call_later(self.period, self.reap)  # first, so that no error ends all deadlines
         self.now = monotonic()
         for state in range(N_TIMED):
             while True:
@@ -195,10 +196,14 @@ cdef class Edge:
                 if first == &self.lists[state] or first.deadline > self.now:
                     break
                 unlink(first)
-                (<HookProtocol>first.owner).expire()
+                connection = <HookProtocol>first.owner
+                try:
+                    connection.expire()
+                except Exception:
+                    connection.give_up()
         self.reaping = self.open > 0
-        if self.reaping:
-            self.loop.call_later(self.period, self.reap)
+        if not self.reaping:
+            again.cancel()
 
 
 cdef Edge edge_of(receiver, loop):
@@ -677,10 +682,13 @@ cdef class HookProtocol:
             self.edge.gate._count(self.route.row, verdict.code)
         if self.state != HANDLING:
             return  # the peer is gone
-        self.respond(verdict)
-        if self.state == HANDLING:
-            self.next_request()
-            self.go_on()
+        try:
+            self.respond(verdict)
+            if self.state == HANDLING:
+                self.next_request()
+                self.go_on()
+        except Exception:  # the caller has answers for others too
+            self.give_up()
 
     cdef int respond(self, Verdict verdict) except -1:
         """Write an answer, in one write; close behind it if it is the last."""
@@ -810,6 +818,12 @@ cdef class HookProtocol:
         return 0
 
     cdef int expire(self) except -1:
+    cdef int give_up(self) except -1:
+        """End this connection because of an error, which is logged; the others go on."""
+        self.abort()
+        log.exception("a connection is given up")
+        return 0
+
         """The reaper's: this connection's time in its state is over."""
         cdef int state = self.state
         if state == OPENING or state == HEAD or state == BODY:
