@@ -23,7 +23,7 @@ cdef class Head:
     cdef int headers, hosts, lengths, codings
     cdef int64_t length       # declared, -1: none
     cdef bint chunked         # the last coding is chunked
-    cdef bint expects, other_expectation, encoded
+    cdef bint expects, other_expectation, encoded, upgrades
     cdef bint two_secrets     # that differ
     cdef void clear(self) noexcept
     cdef int add(self, bytes name, bytes value) except -1

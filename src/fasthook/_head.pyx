@@ -22,7 +22,7 @@ cdef class Head:
         self.headers = self.hosts = self.lengths = self.codings = 0
         self.length = -1
         self.chunked = self.expects = self.other_expectation = self.encoded = self.two_secrets = False
-        self.closed_before = False
+        self.closed_before = self.upgrades = False
 
     cdef int add(self, bytes name, bytes value) except -1:
         """Take a header in."""
@@ -37,6 +37,8 @@ cdef class Head:
                 self.expects = True
             else:
                 self.other_expectation = True
+        elif size == 7 and same_name(at, b"upgrade", 7):
+            self.upgrades = True
         elif size == 10 and same_name(at, b"connection", 10):
             self.closed_before = self.closes()
             self.connection = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -522,6 +523,18 @@ def test_wrong_secrets_are_charged_to_the_client_of_a_proxy(serve: Serve) -> Non
     served = serve(trusted_proxy="127.0.0.1", auth_rate="1/h")
     asked = [b"192.0.2.1", b"192.0.2.1", b"192.0.2.2", b"9.9.9.9, 192.0.2.2", b"192.0.2.3"]
     statuses = [exchange(served, wrong(b"X-Forwarded-For: " + address))[0].status for address in asked]
+def test_an_address_with_a_zone_is_not_believed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A zone is any text (RFC 4007, section 11): it would forge a line of the access log."""
+    served = serve(trusted_proxy="127.0.0.1", access_log=True)
+    with caplog.at_level(logging.INFO, "fasthook.access"):
+        exchange(served, forwarded(b"fe80::1%x POST /webhook 200 accepted"))
+        exchange(served, forwarded(b"fe80::1"))
+    assert [record.getMessage() for record in caplog.records if record.name == "fasthook.access"] == [
+        "127.0.0.1 POST /webhook 200 accepted",
+        "fe80::1 POST /webhook 200 accepted",
+    ]
+
+
     assert statuses == [401, 429, 401, 429, 401]
     assert exchange(served, numbered(post(b"X-Forwarded-For: 192.0.2.1"), new_id()))[0].status == 200
 
