@@ -166,8 +166,7 @@ cdef class Edge:
             try:
                 (<HookProtocol>connection).go_on()
             except Exception:
-                log.exception("a connection is given up")
-                (<HookProtocol>connection).abort()
+                (<HookProtocol>connection).give_up()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -188,6 +187,8 @@ cdef class Edge:
         """End the connections whose time is over, and come again as long as there are any."""
         cdef int state
         cdef Link *first
+        cdef HookProtocol connection
+        again = self.loop.call_later(self.period, self.reap)  # first, so that no error ends all deadlines
         self.now = monotonic()
         for state in range(N_TIMED):
             while True:
@@ -195,10 +196,14 @@ cdef class Edge:
                 if first == &self.lists[state] or first.deadline > self.now:
                     break
                 unlink(first)
-                (<HookProtocol>first.owner).expire()
+                connection = <HookProtocol>first.owner
+                try:
+                    connection.expire()
+                except Exception:
+                    connection.give_up()
         self.reaping = self.open > 0
-        if self.reaping:
-            self.loop.call_later(self.period, self.reap)
+        if not self.reaping:
+            again.cancel()
 
 
 cdef Edge edge_of(receiver, loop):
@@ -210,14 +215,37 @@ cdef Edge edge_of(receiver, loop):
 
 
 def find_receiver(app):
-    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None."""
+    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None.
+
+    Other middleware is not stepped through: it would be passed by, and what it forbids let in.
+    """
     seen = app
     while seen is not None:
         receiver = getattr(seen, "receiver", None)
         if receiver is not None and hasattr(receiver, "gate_is_open"):
             return receiver
+        if not type(seen).__module__.startswith("uvicorn.middleware."):
+            return None
         seen = getattr(seen, "app", None)
     return None
+
+
+cdef str misuse(app):
+    """What is wrong with an application that is no hook, and what to do."""
+    seen, between = app, None
+    while seen is not None and getattr(seen, "receiver", None) is None:
+        if not type(seen).__module__.startswith("uvicorn.middleware.") and between is None:
+            between = type(seen).__name__
+        seen = getattr(seen, "app", None)
+    if seen is None or between is None:
+        return (
+            "HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting "
+            "out"
+        )
+    return (
+        f"HookProtocol would pass by {between}, which stands around the hook: take that away, or let uvicorn run it with "
+        "--http auto (http=\"auto\")"
+    )
 
 
 # ---------------------------------------------------------------- a connection
@@ -296,7 +324,7 @@ cdef class HookProtocol:
         self.write = transport.write
         self.server_state.connections.add(self)
         if self.receiver is None:
-            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting out")
+            self.tell_once(misuse(self.config.loaded_app))
             self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
             return
         if not self.receiver.gate_is_open:
@@ -414,7 +442,7 @@ cdef class HookProtocol:
         if memory is None or self.began or memory.generation != self.edge.gate.generation:
             return 0
         head = memory.match(at, size, &length)
-        if head == 0 or length > size - head or length > self.edge.gate.max_body:
+        if head == 0 or head > self.edge.max_head or length > size - head or length > self.edge.gate.max_body:
             return 0
         self.began = True
         self.route = memory.route
@@ -499,7 +527,7 @@ cdef class HookProtocol:
             self.missing = self.head.length
             self.enter(BODY)
             if self.keeps and self.edge.remember and not (
-                cut or self.head.chunked or self.head.expects or self.facts.upgrade or self.http10
+                cut or self.head.chunked or self.head.expects or self.head.upgrades or self.http10
                 or not self.keep_alive
             ):
                 self.memory = remember(head, n, <Route>judged, self.edge.gate.generation, self.caller)
@@ -558,8 +586,8 @@ cdef class HookProtocol:
     def on_header(self, bytes name, bytes value):
         if self.replaying:
             return
-        if self.facts.complete:
-            self.head.headers += 1  # a trailer
+        if self.facts.complete or self.head.headers > self.edge.max_headers:
+            self.head.headers += 1  # a trailer, or one too many
         else:
             self.head.add(name, value)
 
@@ -601,7 +629,7 @@ cdef class HookProtocol:
         if path is not None:
             self.route = gate._find(path)
         if self.edge.trusted is not None:
-            self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
+            self.caller = _caller(self.peer, head.sources(), self.edge.trusted)
         if not refused:
             refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
         if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
@@ -654,10 +682,13 @@ cdef class HookProtocol:
             self.edge.gate._count(self.route.row, verdict.code)
         if self.state != HANDLING:
             return  # the peer is gone
-        self.respond(verdict)
-        if self.state == HANDLING:
-            self.next_request()
-            self.go_on()
+        try:
+            self.respond(verdict)
+            if self.state == HANDLING:
+                self.next_request()
+                self.go_on()
+        except Exception:  # the caller has answers for others too
+            self.give_up()
 
     cdef int respond(self, Verdict verdict) except -1:
         """Write an answer, in one write; close behind it if it is the last."""
@@ -731,6 +762,7 @@ cdef class HookProtocol:
             self.paused = False
             self.transport.resume_reading()
         if self.ended and self.state != HANDLING and self.ahead is None:
+            self.disconnected()
             self.close()
         return 0
 
@@ -784,6 +816,12 @@ cdef class HookProtocol:
     cdef int abort(self) except -1:
         if self.transport is not None:
             self.transport.abort()
+        return 0
+
+    cdef int give_up(self) except -1:
+        """End this connection because of an error, which is logged; the others go on."""
+        self.abort()
+        log.exception("a connection is given up")
         return 0
 
     cdef int expire(self) except -1:

@@ -114,8 +114,7 @@ class WhenQueued:
             verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
             if outcome is Outcome.KNOWN:
                 self._gate.known(update.bot_id)
-        for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
-            waiter.answer(verdict)
+        _answer(self._pending.pop((update.bot_id, update.update_id), ()), verdict)
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state
@@ -278,15 +277,13 @@ class WhenHandled:
                 self._gate.release(update)
             self._end(update, _BUSY)
         for run in self._runs.values():  # the queue doesn't have them yet: if it still takes them, they are known then
-            for waiter in run.waiters:
-                waiter.answer(_BUSY)
+            _answer(run.waiters, _BUSY)
         self._runs.clear()
         return acknowledged
 
     def _end(self, update: Update, verdict: Verdict) -> None:
         run = self._runs.pop((update.bot_id, update.update_id), None)
-        for waiter in run.waiters if run else ():
-            waiter.answer(verdict)
+        _answer(run.waiters if run else (), verdict)
 
     def _promote_in_time(self) -> None:
         if self._timer is None:
@@ -315,8 +312,7 @@ class WhenHandled:
                 "update %d is acknowledged after %g s and goes on running", update_id, self._deadline,
                 extra={"update_id": update_id, "bot": bot_id, "duration": monotonic() - run.began},
             )  # fmt: skip
-        for waiter in waiters:
-            waiter.answer(_ACCEPTED)
+        _answer(waiters, _ACCEPTED)
 
 
 class _Replies:
@@ -334,6 +330,14 @@ class _Replies:
         while len(self.known) > self._remember or self._bytes > REPLY_BYTES:
             _, oldest = self.known.popitem(last=False)
             self._bytes -= len(oldest.body)
+
+
+def _answer(waiters: Iterable[Waiter], verdict: Verdict) -> None:
+    for waiter in waiters:
+        try:
+            waiter.answer(verdict)
+        except Exception:  # of one of them; those behind it, and the updates of the same commit, have theirs
+            log.exception("an answer is lost")
 
 
 def _shorten(known: OrderedDict[Name, Any], size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ async def call(
     waiting = list(messages)
     sent: list[dict[str, Any]] = []
     asked: dict[str, Any] = {"method": "POST", "path": "/webhook", "http_version": "1.1", "client": ("::1", 5)}
-    asked["headers"] = [(b"host", b"a"), *([GENUINE] if headers is None else headers)]
+    if isinstance(headers, Counted):
+        asked["headers"] = headers
+    else:
+        asked["headers"] = [(b"host", b"a"), *([GENUINE] if headers is None else headers)]
 
     async def receive() -> dict[str, Any]:
         return waiting.pop(0)
@@ -95,6 +98,56 @@ def test_a_declared_length_that_servers_would_not_let_through(run: Run, hook: Ho
         async with started(hook):
             headers = [GENUINE, (b"content-length", length)]
             [start, _] = await call(hook, body(samples.update(1)), headers=headers)
+            assert start["status"] == status
+
+    run(main())
+
+
+class Counted(list[tuple[bytes, bytes]]):
+    """Headers that count how many of them are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        for header in super().__iter__():
+            self.looked_at += 1
+            yield header
+
+
+@pytest.mark.parametrize(
+    ("header", "looks"),
+    [
+        ((b"connection", b"a" * 40), 65),
+        ((b"x-forwarded-for", b"192.0.2.1"), 65),
+        ((b"x", b""), 65),
+        ((b"x", b"y" * 4096), 5),
+        ((b"x", b"y" * 20_000), 2),
+    ],
+    ids=["Connection", "X-Forwarded-For", "small", "large", "one"],
+)
+@pytest.mark.parametrize("settings", [{}, {"trusted_proxy": "::1"}], ids=["direct", "behind a proxy"])
+def test_a_head_without_a_limit_is_refused_at_the_limit(
+    run: Run, make: Callable[..., Hook], header: tuple[bytes, bytes], looks: int, settings: dict[str, str]
+) -> None:
+    """Servers let heads of megabytes through; what is behind our limit costs nothing."""
+
+    async def main() -> None:
+        hook = make(**settings)
+        async with started(hook):
+            headers = Counted([(b"host", b"a"), GENUINE, *[header] * 80_000])
+            [start, _] = await call(hook, headers=headers)
+            assert start["status"] == 431
+            assert headers.looked_at <= looks + 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(("allowed", "status"), [("::1", 431), ("192.0.2.1", 403)])
+def test_a_large_head_of_a_forbidden_client(run: Run, make: Callable[..., Hook], allowed: str, status: int) -> None:
+    async def main() -> None:
+        hook = make(allow_ip=allowed)
+        async with started(hook):
+            [start, _] = await call(hook, headers=[GENUINE, *[(b"x", b"y")] * 100])
             assert start["status"] == status
 
     run(main())

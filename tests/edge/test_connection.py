@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -199,6 +200,20 @@ def test_gone_in_a_request(sent: bytes, served: Served) -> None:
         served.settle()
         peer.reset()
     wait_for_count(served, "disconnects", before + 1)
+
+
+@pytest.mark.parametrize("half", [b"POST /web", post()[:-1]], ids=str)
+def test_half_closed_in_a_request_behind_another(held: tuple[Served, Held], half: bytes) -> None:
+    served, queue = held
+    with connected(served) as peer:
+        peer.send(numbered(post(), new_id()) + half)
+        queue.wait_for_one()
+        peer.half_close()
+        served.settle()
+        queue.answer_one()
+        assert [answer.status for answer in parse_all(peer.rest())] == [200]
+    wait_for_count(served, "connections", 0)
+    assert counter(served, "disconnects") == 1
 
 
 def test_gone_between_requests_is_no_disconnect(plain: Served) -> None:
@@ -506,6 +521,18 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = Served(state, allow_ip="telegram", trusted_proxy="127.0.0.0/8")
     yield served
     served.stop()
+
+
+def test_an_address_with_a_zone_is_not_believed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A zone is any text (RFC 4007, section 11): it would forge a line of the access log."""
+    served = serve(trusted_proxy="127.0.0.1", access_log=True)
+    with caplog.at_level(logging.INFO, "fasthook.access"):
+        exchange(served, forwarded(b"fe80::1%x POST /webhook 200 accepted"))
+        exchange(served, forwarded(b"fe80::1"))
+    assert [record.getMessage() for record in caplog.records if record.name == "fasthook.access"] == [
+        "127.0.0.1 POST /webhook 200 accepted",
+        "fe80::1 POST /webhook 200 accepted",
+    ]
 
 
 def test_an_address_is_forged_in_vain(serve: Serve) -> None:

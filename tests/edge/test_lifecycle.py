@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from edge.client import BODY, connected, exchange, head, new_id, numbered, post, still_open
 from edge.conftest import Run, Serve
@@ -258,6 +259,31 @@ def test_something_else_than_a_hook(
             turned_away(served, 500)
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("HookProtocol serves a fasthook.Hook, not this application: ")
+
+
+class Guard:
+    """Middleware of a user: a framework's class around the hook."""
+
+    def __init__(self, app: object) -> None:
+        self.app = app
+
+    async def __call__(self, scope: object, receive: object, send: object) -> None: ...
+
+
+def test_middleware_around_the_hook_is_not_passed_by(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve()
+    monkeypatch.setattr(served.server.config, "loaded_app", ProxyHeadersMiddleware(Guard(served.hook)))
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            turned_away(served, 500)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "HookProtocol would pass by Guard, which stands around the hook: take that away, "
+        'or let uvicorn run it with --http auto (http="auto")'
+    )
+    assert len(served.seen) == 0
 
 
 # ---------------------------------------------------------------- where it listens
