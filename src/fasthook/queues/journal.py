@@ -405,6 +405,7 @@ class JournalQueue:
             batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
         if self._keeps:
             journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
+            self._has_room(txn, batch, 0)  # what is kept takes more pages than it did while it waited
 
     def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
         """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
