@@ -106,6 +106,8 @@ class WhenQueued:
         return None
 
     def answered(self, update: Update, outcome: Outcome) -> None:
+        if outcome is Outcome.PURGED:
+            return
         if outcome is Outcome.FULL:
             self._gate.release(update)
             verdict = _BUSY
@@ -202,7 +204,9 @@ class WhenHandled:
                 if run.began + self._deadline <= monotonic():
                     self._acknowledge((update.bot_id, update.update_id), run)
             return
-        if outcome is Outcome.FULL:
+        if outcome is Outcome.PURGED:
+            self.settled(update)
+        elif outcome is Outcome.FULL:
             self._gate.release(update)
             self._end(update, _BUSY)
         else:

@@ -41,6 +41,7 @@ class Outcome(enum.Enum):
 
     SAFE = enum.auto()
     KNOWN = enum.auto()  # it was put before, and not taken again
+    PURGED = enum.auto()  # it was safe, and a person took it out: nobody will handle it
     FULL = enum.auto()  # it was not taken: there is no room, or the queue cannot be written
 
 
@@ -118,7 +119,10 @@ class Queue(Protocol):
         ...
 
     async def purge(self, match: Match) -> int:
-        """Take out what waits on disk only and matches; it is not handled. How many those were. QueueError."""
+        """Take out what waits on disk only and matches; it is not handled, and `answered` is told.
+
+        How many those were. QueueError.
+        """
         ...
 
     async def requeue(self, numbers: Iterable[int]) -> int:

@@ -49,9 +49,12 @@ _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
 _STEP = 16  # handled updates that make room for new ones at a time
+_DONE = 2000  # handled updates in one commit
+_MOVED = 1 << 20  # bytes of handled updates that are kept, and of replies, in one commit
 
-# number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, and the reply
-_Done = tuple[int, bytes, bool, float | None, bytes | None]
+# number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, the reply, and how
+# many bytes this one writes
+_Done = tuple[int, bytes, bool, float | None, bytes | None, int]
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class _Batch:
     kept: list[tuple[int, Update]] = field(default_factory=list)
     known: list[Update] = field(default_factory=list)
     refused: list[Update] = field(default_factory=list)  # there is no room for them
+    rest: bool = False  # more was handled than goes into one commit
     roomy: bool = True  # there is room for more than a few others
     remembered: int = 0  # how many ids of handled updates there are afterwards
     replies: int = 0  # bytes of replies there are afterwards
@@ -118,6 +122,7 @@ class JournalQueue:
         self._window = Window(window, share or window, self._read, self._get, self._enter)
         self._new: deque[Update] = deque()
         self._done: list[_Done] = []
+        self._moved = 0  # bytes that these write
         self._committing: list[_Done] = []
         self._requeue: list[_Requeue] = []
         self._commit_ends: asyncio.Future[None] | None = None
@@ -167,7 +172,11 @@ class JournalQueue:
         update = delivery.update
         handled_at = time.time() if self._keep is not None and delivery.failure is None and not forget else None
         name = ID.pack(update.bot_id, update.update_id)
-        self._done.append((delivery.place, name, forget, handled_at, delivery.reply))
+        size = 0
+        if handled_at is not None or delivery.reply is not None:
+            size = (len(update.raw) + _ROW if handled_at is not None else 0) + len(delivery.reply or b"")
+            self._moved += size
+        self._done.append((delivery.place, name, forget, handled_at, delivery.reply, size))
         self.depth -= 1
         try:
             self._window.left(update.lane)
@@ -195,28 +204,38 @@ class JournalQueue:
         return moved
 
     async def purge(self, match: Match) -> int:
-        behind, purged = 0, set[int]()
+        behind, count = 0, 0
         while rows := self._look(behind, _SLICE):
-            for number, record in rows:
-                behind = number
-                if number in self._window.gone:
-                    continue
-                with contextlib.suppress(ValueError):  # it cannot be read, so that nobody knows whether it matches
-                    update = unpack_update(record)
-                    if match(update):
-                        self._window.gone.add(number)
-                        purged.add(number)
-                        name = ID.pack(update.bot_id, update.update_id)
-                        self._done.append((number, name, False, None, None))
-                        self.depth -= 1
-            await asyncio.sleep(0)
-        while not purged.isdisjoint(self._window.gone):
+            behind = rows[-1][0]
+            purged = {number for number, record in rows if self._purge_one(number, record, match)}
+            count += len(purged)
+            await self._taken_out(purged)
+        return count
+
+    def _purge_one(self, number: int, record: bytes, match: Match) -> bool:
+        if number in self._window.gone:
+            return False
+        try:
+            update = unpack_update(record)
+        except ValueError:  # nobody knows whether it matches
+            return False
+        if not match(update):
+            return False
+        self._window.gone.add(number)
+        self._done.append((number, ID.pack(update.bot_id, update.update_id), False, None, None, 0))
+        self.depth -= 1
+        self._answered(update, Outcome.PURGED)
+        return True
+
+    async def _taken_out(self, numbers: set[int]) -> None:
+        """Wait until these are not on disk any more."""
+        await asyncio.sleep(0)
+        while not numbers.isdisjoint(self._window.gone):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
             if self._failing or self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
-        return len(purged)
 
     # ------------------------------------------------------------ group commit
 
@@ -236,28 +255,58 @@ class JournalQueue:
     def _commit(self) -> None:
         self._timer = None
         new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
-        self._committing, self._done = self._done, []
-        batch = _Batch(new, self._committing, self._requeue)
+        self._committing = self._some_done()
+        batch = _Batch(new, self._committing, self._requeue, rest=bool(self._done))
         self._requeue = []
+        self._begin_commit(batch)
+
+    def _some_done(self) -> list[_Done]:
+        """What was handled, as much of it as goes into one commit."""
+        done = self._done
+        if len(done) <= _DONE and self._moved <= _MOVED:
+            self._done, self._moved = [], 0
+            return done
+        count = size = 0
+        for row in done[:_DONE]:
+            size += row[5]
+            if size > _MOVED and count:
+                break
+            count += 1
+        self._put_back(done[count:])
+        return done[:count]
+
+    def _put_back(self, done: list[_Done]) -> None:
+        self._done = done
+        self._moved = sum(row[5] for row in done)
+
+    def _begin_commit(self, batch: _Batch) -> None:
         try:
             txn = self._fill(batch)
-        except (OSError, lmdb.Error) as error:
+        except Exception as error:
             self._ended(batch, error)
             return
-        size = sum(len(update.raw) + _ROW for update in batch.new)
-        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
+        size = sum(len(update.raw) + _ROW for update in batch.new) + sum(row[5] for row in batch.done)
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size, len(batch.done))
         commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
     def _timed(self, batch: _Batch, ended: asyncio.Future[float]) -> None:
         error = ended.exception()
+        if isinstance(error, lmdb.MapFullError):  # LMDB found no room for its list of free pages: nothing was written
+            try:
+                self._make_way(batch)
+            except (OSError, MemoryError, lmdb.Error) as failure:
+                error = failure
+            else:
+                self._begin_commit(batch)
+                return
         if error is None:
             self._committed(ended.result())
         self._ended(batch, error)
 
-    def _finish(self, txn: Any, size: int) -> float:
+    def _finish(self, txn: Any, size: int, touched: int) -> float:
         """Commit, in the writer's thread; the seconds that it took."""
         began = time.monotonic()
-        self._journal.make_room(size)
+        self._journal.make_room(size, touched, self.used)
         try:
             txn.commit()
         except lmdb.PanicError:
@@ -271,6 +320,7 @@ class JournalQueue:
     def _fill(self, batch: _Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
         journal = self._journal
+        journal.grow_ahead(sum(len(update.raw) + _ROW for update in batch.new))
         while True:
             txn = journal.env.begin(write=True)
             try:
@@ -278,18 +328,29 @@ class JournalQueue:
                 return txn
             except lmdb.MapFullError:
                 txn.abort()
-                if journal.grow():
-                    continue
-                if not batch.new and not batch.requeue:
-                    raise
-                batch.refused += batch.new  # what was handled goes out without them, so that there is room again
-                batch.new = []
-                for part in batch.requeue:
-                    part.moved.set_exception(QueueError(self._too_full))
-                batch.requeue = []
+                self._make_way(batch)
             except BaseException:
                 txn.abort()
                 raise
+
+    def _make_way(self, batch: _Batch) -> None:
+        """The map is too small for a batch: make it larger, or the batch smaller. What was handled always goes out."""
+        if self._journal.grow():
+            return
+        if batch.new or batch.requeue:
+            batch.refused += batch.new
+            batch.new = []
+            for part in batch.requeue:
+                if not part.moved.done():
+                    part.moved.set_exception(QueueError(self._too_full))
+            batch.requeue = []
+        elif len(batch.done) > 1:
+            half = len(batch.done) // 2
+            self._put_back(batch.done[half:] + self._done)
+            self._committing = batch.done = batch.done[:half]
+            batch.rest = True
+        else:
+            self._journal.grow(beyond=True)
 
     def _write(self, txn: Any, batch: _Batch) -> None:
         journal = self._journal
@@ -325,7 +386,7 @@ class JournalQueue:
         journal = self._journal
         waiting, done, pack = journal.waiting, journal.done, NUMBER.pack
         batch.remembered, batch.replies = self._remembered, self._reply_bytes
-        for number, name, forget, handled_at, reply in batch.done:
+        for number, name, forget, handled_at, reply, _ in batch.done:
             if forget:
                 txn.delete(NUMBER.pack(number), db=journal.waiting)
                 txn.delete(name, db=journal.ids)
@@ -344,6 +405,7 @@ class JournalQueue:
             batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
         if self._keeps:
             journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
+            self._has_room(txn, batch, 0)  # what is kept takes more pages than it did while it waited
 
     def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
         """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
@@ -380,7 +442,7 @@ class JournalQueue:
         if self._damaged:
             batch.refused += self._new  # damage was seen while this commit was under way: there is no other
             self._new.clear()
-        if self._new or self._requeue:
+        if self._new or self._requeue or batch.rest:
             self._commit_soon(0.0)
         elif self._done:
             self._commit_soon(_PAUSE)
@@ -400,7 +462,9 @@ class JournalQueue:
     def _failed(self, batch: _Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
         self._failing = True
-        self._done = batch.done + self._done
+        self._put_back(batch.done + self._done)
+        if not isinstance(error, (OSError, lmdb.Error, MemoryError)):
+            log.error("a commit of the journal failed in an unexpected way", exc_info=error)
         if isinstance(error, DAMAGE) and not self._damaged:
             self._is_damaged(error)
         trouble = f"the journal {self._directory} cannot be written: {words(error)}"

@@ -36,6 +36,8 @@ _SUSPECT = "suspect"  # a file that says that the other one is damaged, and what
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
+_STEP = 1 << 20  # bytes that it grows by beyond that, if it must
+_MARGIN = 512 << 10  # bytes of the map that a commit finds free: LMDB saves its list of free pages, too
 _COPIED = 128 << 10  # bytes of pages that a commit copies, to change what is in them
 _AHEAD = 256 << 10  # bytes that the file is made longer than it must be
 _PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
@@ -283,14 +285,18 @@ class Journal:
                 cursor.delete()
         return dropped
 
-    def make_room(self, more: int) -> None:
-        """Let the file have room for a commit of so many bytes before LMDB writes it; else `no_room` says why not.
+    def make_room(self, more: int, touched: int, used: int) -> None:
+        """Let the file have room for a commit before LMDB writes it; else `no_room` says why not.
 
-        LMDB takes a write that was cut short by a full disk for an I/O error.
+        `more`: bytes that are new. `touched`: rows that are taken out, each of which may stand on a page of its own.
+        `used`: bytes of the file that are not free. LMDB takes a write that was cut short by a full disk for an I/O
+        error.
         """
         if not hasattr(os, "posix_fallocate"):
             return
-        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"] + 2 * more + _COPIED
+        page, length = self._length()
+        copied = max(0, touched * page - (length - used) // 2)
+        needed = length + min(2 * more + _COPIED + copied, self.env.info()["map_size"] - length)
         if needed <= self._allocated:
             return
         try:
@@ -303,13 +309,29 @@ class Journal:
         except OSError as error:
             self.no_room = error
 
-    def grow(self) -> bool:
-        """Make the map larger; False if it is as large as it may be."""
+    def grow_ahead(self, more: int) -> None:
+        """Let the map have room for a commit of so many bytes, as far as it may grow."""
+        _, length = self._length()
+        if self.env.info()["map_size"] - length < 2 * more + _MARGIN:
+            self.grow()
+
+    def _length(self) -> tuple[int, int]:
+        page = int(self.env.stat()["psize"])
+        return page, (self.env.info()["last_pgno"] + 1) * page
+
+    def grow(self, *, beyond: bool = False) -> bool:
+        """Make the map larger; False if it is as large as it may be.
+
+        `beyond`: however large it is, because something is to be taken out, which gives back more than it takes.
+        """
         size = self.env.info()["map_size"]
         largest = self.limit + _SPARE
-        if size >= largest:
+        if size < largest:
+            self.env.set_mapsize(min(largest, size * 2))
+        elif beyond:
+            self.env.set_mapsize(size + _STEP)
+        else:
             return False
-        self.env.set_mapsize(min(largest, size * 2))
         return True
 
     # ------------------------------------------------------------ for tools, while no server runs
@@ -329,7 +351,7 @@ class Journal:
                     count += 1
             return count
 
-        return self._in_slices(list(numbers), write)
+        return self._in_slices(list(numbers), write, beyond=True)
 
     def requeue(self, numbers: Iterable[int]) -> int:
         """Let handled updates wait again, under new numbers. How many were there. On disk at return. QueueError."""
@@ -360,19 +382,19 @@ class Journal:
 
         return self._in_one(list(updates), write)
 
-    def _in_slices(self, rows: list[Any], write: Any) -> int:
+    def _in_slices(self, rows: list[Any], write: Any, *, beyond: bool = False) -> int:
         count = 0
         for part in _slices(rows):
-            count += self._in_one(part, write)
+            count += self._in_one(part, write, beyond=beyond)
         return count
 
-    def _in_one(self, rows: list[Any], write: Any) -> int:
+    def _in_one(self, rows: list[Any], write: Any, *, beyond: bool = False) -> int:
         while True:
             try:
                 with self.env.begin(write=True) as txn:
                     return int(write(txn, rows))
             except lmdb.MapFullError:
-                if not self.grow():
+                if not self.grow(beyond=beyond):
                     raise QueueError(f"the journal {self.directory} is full: set a larger --journal-max") from None
             except (OSError, lmdb.Error) as error:
                 raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
