@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from fasthook._core import DedupRing
-from fasthook.ops.blocks import Blocks, Layout
+from fasthook.ops.blocks import Blocks, Layout, reserve
 from fasthook.queues.store import set_aside
 
 if sys.platform == "win32":
@@ -129,8 +129,7 @@ class StateDir:
     def _map(self, path: Path, capacity: int, limit: int) -> DedupRing:
         size = DedupRing.nbytes(capacity, limit)
         with path.open("a+b") as file:
-            if file.seek(0, os.SEEK_END) != size:
-                file.truncate(size)
+            reserve(file.fileno(), size)
             self._ring_map = mmap.mmap(file.fileno(), size)
         return DedupRing(capacity, limit, buffer=self._ring_map)
 

@@ -227,15 +227,30 @@ def open_block(file: Path, layout: Layout) -> Stats:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.fstat(descriptor).st_size < layout.nbytes:
-            _reserve(descriptor, layout.nbytes)
+            reserve(descriptor, layout.nbytes)
         return Stats(layout.counters, layout.histograms, mmap.mmap(descriptor, layout.nbytes))
     finally:
         os.close(descriptor)
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Make a file so long. A page for which a full disk has no room would be a bus error at its first use."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
+def reserve(descriptor: int, size: int) -> None:
+    """Let a file have room on the disk for its first so many bytes; it gets zeros where it has none.
+
+    A page of a mapped file for which a full disk has no room would be a bus error at its first use. OSError: there is
+    no room; the file is as long as it was.
+    """
+    length = os.fstat(descriptor).st_size
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            _fill(descriptor, length, size)
+    except OSError:
+        os.truncate(descriptor, length)
+        raise
+
+
+def _fill(descriptor: int, start: int, end: int) -> None:
+    os.lseek(descriptor, start, os.SEEK_SET)
+    while start < end:
+        start += os.write(descriptor, bytes(min(end - start, 1 << 20)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from fasthook._scan import restore
+from fasthook.ops.blocks import reserve
 from fasthook.queues.probe import DAMAGE, check
 from fasthook.update import Update
 
@@ -26,6 +27,7 @@ _VERSION = 1
 REPLAYED = 1  # flag: given to the handler again because a person said so, however old it is
 _KEY = struct.Struct(">Q")
 _SLACK = 1 << 20
+_LOCK_BYTES = 8192  # LMDB's table of readers: 64 of them, a cache line each, and a head
 
 
 class StoreError(Exception):
@@ -72,6 +74,8 @@ class Store:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             check(file, ("",), locked=True)
+            with (directory / "lock.mdb").open("a+b") as lock:  # LMDB maps it, and would leave holes in it
+                reserve(lock.fileno(), _LOCK_BYTES)
             self._env = lmdb.open(str(directory), map_size=16 << 20, mode=0o600, max_readers=64)
             try:
                 make_whole(self._env, file)
