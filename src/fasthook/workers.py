@@ -20,6 +20,7 @@ from fasthook.frames import HEAD, UPDATE, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
 from fasthook.settings import Settings
+from fasthook.telegram.files import is_packed, unpacked
 
 log = logging.getLogger("fasthook.workers")
 
@@ -37,14 +38,21 @@ class Workers(Lanes):
     to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
     second death with nothing beside it, so that it brings down no more than it must.
 
-    `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
+    `policy`: what `Lanes` takes. `failed`: told when there is no use in going on. `answers`: what a handler returns may
+    go into an answer to Telegram.
     """
 
     def __init__(
-        self, target: str, settings: Settings, *, failed: Callable[[WorkersError], None], **policy: Any
+        self,
+        target: str,
+        settings: Settings,
+        *,
+        failed: Callable[[WorkersError], None],
+        answers: bool = True,
+        **policy: Any,
     ) -> None:
         super().__init__(**policy)
-        self.crew: Crew = Crew(self, target, settings)
+        self.crew: Crew = Crew(self, target, settings, answers=answers)
         self.failed = failed
         self._replying = 0
         self._most_replies = settings.concurrency * settings.workers
@@ -231,7 +239,8 @@ class Workers(Lanes):
 
     def _answer(self, lane: Lane, payload: bytes) -> None:
         try:
-            sending = self._reply(lane.first.update, orjson.loads(payload))
+            result = unpacked(payload) if is_packed(payload) else orjson.loads(payload)
+            sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
             self._begin(self._failed(lane))

@@ -16,17 +16,10 @@ import botapi
 from botapi import HANG_UP, TOKEN, Answer
 from e2e.bot import Bot
 from e2e.libraries import SOURCES, message, press
-from e2e.process import COMMAND, PATIENCE, Server, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, Polling, environment, fasthook
 from fasthook.testing import samples
 
 CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running"
-
-
-class Polling(Server):
-    """`fasthook poll` with these arguments. It polls when this returns."""
-
-    command = "poll"
-    banner = r"fasthook polls https?://\S+ for bot \d+"
 
 
 Start = Callable[..., Polling]
