@@ -15,7 +15,7 @@ import orjson
 
 from fasthook._core import CODES, Route, Verdict
 from fasthook.asgi import Hook
-from fasthook.listeners import Listeners
+from fasthook.listeners import Listeners, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
@@ -237,7 +237,10 @@ async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, tak
         raise
     poller = Poller(hook, polling, kinds)
     task = asyncio.create_task(poller.run())
-    print(f"fasthook polls {settings.api_url} for bot {settings.bot_id}", file=sys.stderr, flush=True)
+    lines = [f"fasthook polls {settings.api_url} for bot {settings.bot_id}"]
+    if ops_listeners.sockets:
+        lines.append(f"  ops     {name_of('http', ops_listeners.sockets[0])}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
     ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
     if ops_listeners.trouble:
         log.warning("%s", ops_listeners.trouble)
