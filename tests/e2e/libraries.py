@@ -338,22 +338,3 @@ def message(update_id: int, text: str, chat: int = 5) -> bytes:
     if text.startswith("/"):
         body["entities"] = [{"offset": 0, "length": len(text), "type": "bot_command"}]
     return json.dumps({"update_id": update_id, "message": body}).encode()
-
-
-def press(update_id: int, data: str, chat: int = 5) -> bytes:
-    """A button that is pressed below a message of the bot."""
-    above = {
-        "message_id": 1,
-        "from": {"id": 42, "is_bot": True, "first_name": "Test"},
-        "chat": {"id": chat, "first_name": "Ann", "type": "private"},
-        "date": 1_750_000_000,
-        "text": "Welcome",
-    }
-    query = {
-        "id": "17",
-        "from": {"id": chat, "is_bot": False, "first_name": "Ann"},
-        "message": above,
-        "chat_instance": "1",
-        "data": data,
-    }
-    return json.dumps({"update_id": update_id, "callback_query": query}).encode()

@@ -348,6 +348,13 @@ def test_another_token_than_the_bots(bot: Bot, library: str, workers: str) -> No
     assert (ended.code, ended.lines) == (2, (f"fasthook: library_bot:app: {words}",))
 
 
+def test_an_older_token_of_the_same_bot(bot: Bot) -> None:
+    write(bot, "telebot")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--token", "42:TEST-older", "--port", "0")
+    words = "--token and the target's own are two tokens of bot 42: one of them is revoked"
+    assert ended.lines == (f"fasthook: library_bot:app: {words}",)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_token_that_an_application_is_refused_with(bot: Bot, telegram: Telegram, workers: str) -> None:
     write(bot, "ptb")

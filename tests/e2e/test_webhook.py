@@ -204,6 +204,12 @@ def test_info_watches(bot: Bot, api: botapi.Telegram) -> None:
         assert json.loads(process.stdout.readline())["healthy"]
         api.info["url"] = ""
         assert not json.loads(process.stdout.readline())["healthy"]
+        api.answers.extend([HTML] * 3)  # it goes on while Telegram doesn't answer
+        assert "no answer from the Bot API" in json.loads(process.stdout.readline())["error"]
+        api.info["url"] = URL
+        assert json.loads(process.stdout.readline())["healthy"]
+        api.info["url"] = ""
+        assert not json.loads(process.stdout.readline())["healthy"]
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 1
 
