@@ -319,24 +319,26 @@ def test_what_is_no_handler(bot: Bot, source: str, words: str) -> None:
     assert (ended.code, ended.lines) == (2, (ended.line,))
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("package", "extra"), [("aiogram", "aiogram"), ("telegram.ext", "ptb"), ("telebot", "telebot")]
 )
-def test_a_library_that_is_not_installed(bot: Bot, package: str, extra: str) -> None:
+def test_a_library_that_is_not_installed(bot: Bot, package: str, extra: str, workers: str) -> None:
     missing = f"raise ModuleNotFoundError({f'No module named {package!r}'!r}, name={package!r})"
     (bot.directory / "library_bot.py").write_text(missing)
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
     assert ended.line.endswith(f"imports {package!r}, which is not installed: pip install 'fasthook[{extra}]'")
 
 
-def test_a_version_that_is_not_supported(bot: Bot) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_version_that_is_not_supported(bot: Bot, workers: str) -> None:
     """An older aiogram, as far as its type and its version tell."""
     (bot.directory / "library_bot.py").write_text(
         "import importlib.metadata\n"
         "importlib.metadata.version = lambda package: '2.25.1'\n"
         "app = type('Dispatcher', (), {'__module__': 'aiogram.dispatcher.dispatcher'})()\n"
     )
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
     words = "aiogram 2.25.1 is not supported: it must be 3.10 or newer, below 4"
     assert ended.lines == (f"fasthook: library_bot:app: {words}",)
 
