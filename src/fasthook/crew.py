@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -237,12 +238,14 @@ class Crew:
     A worker that dies is replaced; one that is retired finishes and leaves when its successor is ready.
     """
 
-    def __init__(self, owner: Owner, target: str, settings: Settings, blocks: Blocks) -> None:
+    def __init__(self, owner: Owner, target: str, settings: Settings, blocks: Blocks, *, answers: bool) -> None:
         self.owner = owner
         self._blocks = blocks
         self.members: list[Worker] = []
-        self._target = target
+        self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
+        self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
         self._settings = settings
+        self._told = SetUp(target, settings, answers, blocks.layout)
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
         self._stopping = False
@@ -313,13 +316,16 @@ class Crew:
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=ours)
         counts = worker.counts
-        made = SetUp(self._target, self._settings, worker.name, self._blocks.layout, counts.file if counts else None)
+        made = replace(self._told, name=worker.name, block=counts.file if counts else None)
         worker.send(Kind.SET_UP, pickle.dumps(made))
 
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
         """A worker says something about itself."""
         if kind == Kind.READY:
-            self._ready(worker, unpack(payload)["files"])
+            said = unpack(payload)
+            self._learn(worker, said["token"], said["kinds"])
+            if not worker.refused:
+                self._ready(worker, said["files"])
         elif kind == Kind.REFUSED:
             said = unpack(payload)
             worker.files = said["files"]
@@ -328,6 +334,17 @@ class Crew:
             self.recycle(worker)
         elif kind == Kind.SOURCES:
             self._watch(unpack(payload)["files"])
+
+    def _learn(self, worker: Worker, token: str | None, kinds: list[str] | None) -> None:
+        """What the first worker knows of its bot; the others have to have the same token."""
+        if self._started and not self._started.done() and not any(one.ready for one in self.members):
+            self.kinds = tuple(kinds) if kinds else None
+            if token != self.token:
+                self.token = token
+                self._told = replace(self._told, settings=replace(self._settings, token=token), learnt=True)
+        elif token != self.token:
+            worker.refused = WorkersError("the bot has another token in each worker process")
+            worker.kill("its bot has another token")
 
     def _ready(self, worker: Worker, files: list[str]) -> None:
         worker.ready = worker.writable = True

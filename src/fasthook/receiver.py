@@ -97,8 +97,8 @@ class Receiver:
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
-        if settings.public_url and not settings.token:
-            raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+        if not self._target:
+            _check_token(settings)
         if settings.certificate and not settings.certificate.is_file():
             raise StartError(f"--certificate: {settings.certificate}: no such file")
         state = self._own_state()
@@ -110,15 +110,16 @@ class Receiver:
             self.counts = Counts(stats, layout)
             self._scope.enter_context(redacted(settings.token))
             sizes = settings.dedup_size, settings.queue_size
-            self.gate = _gate(settings, state.ring(*sizes) if state else DedupRing(*sizes), stats)
+            ring = state.ring(*sizes) if state else DedupRing(*sizes)
             self._dead = DeadLetters(
                 settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
             )
             self._queue = open_queue(settings, owner=state is not None, committed=self.counts.committed)
-            await self._start_handler()
+            self._dispatcher = await (self._start_workers() if self._target else self._start_handler())
+            settings = self.settings
+            self.gate = _gate(settings, ring, stats)
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
-            self._dispatcher = await self._make_dispatcher()
             opened = True
             deliver = self._deliver if self._queue.durable else self._dispatcher.submit
             waited = await self._queue.open(deliver, self._redeliver, self._acks.answered)
@@ -128,6 +129,7 @@ class Receiver:
                 await self._queue.abandon()
             if self.workers:
                 await self.workers.crew.stop(0.0)
+                self.workers = None
             await self._scope.aclose()
             if state:
                 state.close()
@@ -150,7 +152,7 @@ class Receiver:
         from fasthook.telegram.webhook import keep_registered
 
         try:
-            await keep_registered(self.settings, kinds_of(self._value))
+            await keep_registered(self.settings, self.kinds)
         except Exception as error:
             log.error("the webhook is not registered", exc_info=error)
 
@@ -194,40 +196,52 @@ class Receiver:
             self.gate, self._queue, self._lifespan_state, deadline=settings.ack_deadline, remember=settings.dedup_size
         )
 
-    async def _make_dispatcher(self) -> Lanes:
-        settings = self.settings
-        policy: dict[str, Any] = {
-            "reply": self._reply,
-            "bury": self._bury,
-            "settled": self._settled,
-            "hand_back": self._acks.hand_back,
-            "retries": settings.retries,
-            "ordered": settings.order == "chat",
-            "retried": self.counts.retry,
-        }
-        if self._handler:
-            return Dispatcher(
-                self._handler.call,
-                concurrency=settings.concurrency,
-                timeout=settings.handler_timeout,
-                handling=self.counts.handling,
-                **policy,
-            )
-        from fasthook.workers import Workers
-
-        assert self._target
-        workers = Workers(self._target, settings, blocks=self.blocks, failed=lambda error: self.failed(error), **policy)
-        await workers.crew.start()
-        self.workers = workers
-        return workers
-
-    async def _start_handler(self) -> None:
-        if self._handler is None:
-            return  # it starts in the workers
+    async def _start_handler(self) -> Lanes:
+        assert self._handler
         if self._lifespan:
             self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
         await self._handler.start()
         self._scope.push_async_callback(self._handler.stop)
+        return Dispatcher(
+            self._handler.call,
+            concurrency=self.settings.concurrency,
+            timeout=self.settings.handler_timeout,
+            handling=self.counts.handling,
+            **self._policy(),
+        )
+
+    async def _start_workers(self) -> Lanes:
+        """Start the workers, and take the bot's own token from them if none is set."""
+        from fasthook.workers import Workers
+
+        assert self._target
+        self.workers = workers = Workers(
+            self._target,
+            self.settings,
+            blocks=self.blocks,
+            failed=lambda error: self.failed(error),
+            answers=self.answers,
+            **self._policy(),
+        )
+        await workers.crew.start()
+        if workers.crew.token != self.settings.token:
+            self.settings = replace(self.settings, token=workers.crew.token)
+            self._scope.enter_context(redacted(self.settings.token))
+        _check_token(self.settings)
+        return workers
+
+    def _policy(self) -> dict[str, Any]:
+        """What the lanes are told of; none of it is called before the end of `start`."""
+        settings = self.settings
+        return {
+            "reply": self._reply,
+            "bury": self._bury,
+            "settled": self._settled,
+            "hand_back": lambda delivery: self._acks.hand_back(delivery),
+            "retries": settings.retries,
+            "ordered": settings.order == "chat",
+            "retried": self.counts.retry,
+        }
 
     # ------------------------------------------------------------ from a door
 
@@ -391,6 +405,11 @@ class Receiver:
         return self._dispatcher.oldest
 
     @property
+    def kinds(self) -> tuple[str, ...] | None:
+        """The kinds of updates that the bot handles, if they can be known."""
+        return self.workers.crew.kinds if self.workers else kinds_of(self._value)
+
+    @property
     def queue(self) -> Queue:
         """Where accepted updates wait; there is one once `start` has begun."""
         return self._queue
@@ -399,6 +418,11 @@ class Receiver:
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
+
+
+def _check_token(settings: Settings) -> None:
+    if settings.public_url and not settings.token:
+        raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
 
 
 def _gate(settings: Settings, ring: DedupRing, stats: Stats) -> Gate:

@@ -115,7 +115,7 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
     code = await stop.begin()
     if code is not None:
         return code
-    announce(settings, listeners, ops_listeners)
+    announce(hook.settings, listeners, ops_listeners)
     notifier.ready()
     if ops_listeners.trouble:
         log.warning("%s", ops_listeners.trouble)

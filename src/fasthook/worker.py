@@ -16,8 +16,8 @@ import socket
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -27,13 +27,15 @@ import orjson
 from fasthook._scan import restore
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
-from fasthook.handlers import Handler, Target, TargetError, adapt, load
+from fasthook.handlers import Handler, Reply, StartError, Target, TargetError, adapt, complete, kinds_of, load
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
 from fasthook.ops.beat import Beat
 from fasthook.ops.blocks import Counts, Layout, open_block
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
+from fasthook.telegram.files import has_files, packed
+from fasthook.telegram.redact import redacted
 from fasthook.update import Update
 from fasthook.wording import bots_frames, one_line
 
@@ -47,13 +49,19 @@ _LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What a worker is told before anything else."""
+    """What a worker is told before anything else.
+
+    `answers`: what a handler returns may go into an answer to Telegram. `learnt`: the token is the one that the first
+    workers found in the bot.
+    """
 
     target: str
     settings: Settings
-    name: str  # in the log
+    answers: bool
     layout: Layout
-    block: Path | None  # of what it counts
+    learnt: bool = False
+    name: str = ""  # in the log
+    block: Path | None = None  # of what it counts
 
 
 class Refused(Exception):
@@ -116,14 +124,16 @@ def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     settings = made.settings
     try:
         target = load(made.target)
+        settings = _complete(target.value, made)
         handler = adapt(target.value, threads=min(settings.concurrency, THREADS), settings=settings)
     except TargetError as error:
         cause = error.__cause__
         raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(ours, settings, target, handler, counts))
+    made = replace(made, settings=settings)
+    with redacted(settings.token), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stuck = runner.run(_serve(ours, made, target, handler, counts))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
@@ -132,8 +142,19 @@ def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     return 0
 
 
-async def _serve(ours: socket.socket, settings: Settings, target: Target, handler: Handler, counts: Counts) -> int:
+def _complete(value: Any, made: SetUp) -> Settings:
+    """The settings with the bot's own token. TargetError: it is another than the one that is set or that was found."""
+    try:
+        return complete(value, made.settings)
+    except TargetError as error:
+        if made.learnt:
+            raise TargetError("the bot's token is another than at the start: the server must be restarted") from None
+        raise error from None
+
+
+async def _serve(ours: socket.socket, made: SetUp, target: Target, handler: Handler, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
+    settings = made.settings
     async with contextlib.AsyncExitStack() as scope:
         try:
             state = None
@@ -143,10 +164,12 @@ async def _serve(ours: socket.socket, settings: Settings, target: Target, handle
                 app = Hook.of(target.value, settings, lifespan=target.lifespan)
                 state = await scope.enter_async_context(target.lifespan(app))
             await handler.start()
+        except StartError as error:
+            raise Refused(str(error), 1, None) from None
         except Exception as error:
             raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
         scope.push_async_callback(handler.stop)
-        work = _Work(settings, handler, state, counts)
+        work = _Work(made, target, handler, state, counts)
         await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
         work.start()
         seconds = await work.leaves
@@ -158,10 +181,12 @@ async def _serve(ours: socket.socket, settings: Settings, target: Target, handle
 class _Work(asyncio.Protocol):
     """The worker's end of the socket pair, and the dispatcher behind it."""
 
-    def __init__(self, settings: Settings, handler: Handler, state: Any, counts: Counts) -> None:
+    def __init__(self, made: SetUp, target: Target, handler: Handler, state: Any, counts: Counts) -> None:
         self._state = state
         self._counts = counts
-        self._settings = settings
+        self._settings = settings = made.settings
+        self._in_answers = made.answers and settings.ack == "handled"
+        self._kinds = kinds_of(target.value)
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(self._take, LARGEST)
         self._out: list[bytes] = []
@@ -192,7 +217,8 @@ class _Work(asyncio.Protocol):
         self._watch()
         self._files = set(sources())
         self._modules = len(sys.modules)
-        self._send(Kind.READY, payload=pack({"files": sorted(self._files)}))
+        ready = {"files": sorted(self._files), "token": self._settings.token, "kinds": self._kinds}
+        self._send(Kind.READY, payload=pack(ready))
         if self._settings.reload:
             self._look()
 
@@ -259,17 +285,23 @@ class _Work(asyncio.Protocol):
         if out and not self._transport.is_closing():
             self._transport.write(b"".join(out))
 
-    def _reply(self, update: Update, result: Any) -> None:
-        """Keep what the handler returned for the frame that tells of its end."""
+    def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
+        """Keep what the handler returned for the frame that tells of its end: the door sends it, at its rates.
+
+        A method of a library's own, if it cannot go into an answer, is called through that library, as in one process.
+        """
+        if isinstance(result, Reply) and not self._in_answers:
+            return result.send()
         try:
-            reply = orjson.dumps(result)
-        except TypeError as error:
+            reply = packed(result) if isinstance(result, dict) and has_files(result) else orjson.dumps(result)
+        except (TypeError, OSError) as error:
             why = error if isinstance(result, dict) else f"{type(result).__name__} is no Bot API method"
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, why)
-            return
+            return None
         if len(reply) > LARGEST_OUTCOME - HEAD.size:
             raise GaveUp(f"the handler returned {len(reply)} bytes", "reply failed")
         self._replies[update] = reply
+        return None
 
     def _settled(self, delivery: Delivery) -> None:
         if delivery.failure is None:

@@ -21,6 +21,7 @@ from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
 from fasthook.ops.blocks import Blocks
 from fasthook.settings import Settings
+from fasthook.telegram.files import is_packed, unpacked
 
 log = logging.getLogger("fasthook.workers")
 
@@ -39,6 +40,7 @@ class Workers(Lanes):
     second death with nothing beside it, so that it brings down no more than it must.
 
     `blocks`: where each worker counts. `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
+    `answers`: what a handler returns may go into an answer to Telegram.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Workers(Lanes):
         *,
         blocks: Blocks,
         failed: Callable[[WorkersError], None],
+        answers: bool = True,
         **policy: Any,
     ) -> None:
         super().__init__(**policy)
-        self.crew: Crew = Crew(self, target, settings, blocks)
+        self.crew: Crew = Crew(self, target, settings, blocks, answers=answers)
         self.failed = failed
         self._replying = 0
         self._most_replies = settings.concurrency * settings.workers
@@ -239,7 +242,8 @@ class Workers(Lanes):
 
     def _answer(self, lane: Lane, payload: bytes) -> None:
         try:
-            sending = self._reply(lane.first.update, orjson.loads(payload))
+            result = unpacked(payload) if is_packed(payload) else orjson.loads(payload)
+            sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
             self._begin(self._failed(lane))
