@@ -224,17 +224,12 @@ def find_receiver(app):
         receiver = getattr(seen, "receiver", None)
         if receiver is not None and hasattr(receiver, "gate_is_open"):
             return receiver
+        if not type(seen).__module__.startswith("uvicorn.middleware."):
+            return None
         seen = getattr(seen, "app", None)
     return None
 
 
-# ---------------------------------------------------------------- a connection
-        if not type(seen).__module__.startswith("uvicorn.middleware."):
-            return None
-
-cdef struct Facts:  # of a request; all zero at its beginning
-    HeadMeter line          # and the rest of the head
-    ChunkMeter chunks
 cdef str misuse(app):
     """What is wrong with an application that is no hook, and what to do."""
     seen, between = app, None
@@ -253,6 +248,11 @@ cdef str misuse(app):
     )
 
 
+# ---------------------------------------------------------------- a connection
+
+cdef struct Facts:  # of a request; all zero at its beginning
+    HeadMeter line          # and the rest of the head
+    ChunkMeter chunks
     Py_ssize_t target_size
     bint complete           # llhttp has seen the end of the head
     bint whole              # llhttp has seen the end of the message
@@ -442,7 +442,7 @@ cdef class HookProtocol:
         if memory is None or self.began or memory.generation != self.edge.gate.generation:
             return 0
         head = memory.match(at, size, &length)
-        if head == 0 or length > size - head or length > self.edge.gate.max_body:
+        if head == 0 or head > self.edge.max_head or length > size - head or length > self.edge.gate.max_body:
             return 0
         self.began = True
         self.route = memory.route
@@ -527,7 +527,7 @@ cdef class HookProtocol:
             self.missing = self.head.length
             self.enter(BODY)
             if self.keeps and self.edge.remember and not (
-                cut or self.head.chunked or self.head.expects or self.facts.upgrade or self.http10
+                cut or self.head.chunked or self.head.expects or self.head.upgrades or self.http10
                 or not self.keep_alive
             ):
                 self.memory = remember(head, n, <Route>judged, self.edge.gate.generation, self.caller)
@@ -762,6 +762,7 @@ cdef class HookProtocol:
             self.paused = False
             self.transport.resume_reading()
         if self.ended and self.state != HANDLING and self.ahead is None:
+            self.disconnected()
             self.close()
         return 0
 
@@ -817,13 +818,13 @@ cdef class HookProtocol:
             self.transport.abort()
         return 0
 
-    cdef int expire(self) except -1:
     cdef int give_up(self) except -1:
         """End this connection because of an error, which is logged; the others go on."""
         self.abort()
         log.exception("a connection is given up")
         return 0
 
+    cdef int expire(self) except -1:
         """The reaper's: this connection's time in its state is over."""
         cdef int state = self.state
         if state == OPENING or state == HEAD or state == BODY:

@@ -202,6 +202,20 @@ def test_gone_in_a_request(sent: bytes, served: Served) -> None:
     wait_for_count(served, "disconnects", before + 1)
 
 
+@pytest.mark.parametrize("half", [b"POST /web", post()[:-1]], ids=str)
+def test_half_closed_in_a_request_behind_another(held: tuple[Served, Held], half: bytes) -> None:
+    served, queue = held
+    with connected(served) as peer:
+        peer.send(numbered(post(), new_id()) + half)
+        queue.wait_for_one()
+        peer.half_close()
+        served.settle()
+        queue.answer_one()
+        assert [answer.status for answer in parse_all(peer.rest())] == [200]
+    wait_for_count(served, "connections", 0)
+    assert counter(served, "disconnects") == 1
+
+
 def test_gone_between_requests_is_no_disconnect(plain: Served) -> None:
     opened, before = counter(plain, "connections"), counter(plain, "disconnects")
     with connected(plain) as silent, connected(plain) as peer:
@@ -509,6 +523,18 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served.stop()
 
 
+def test_an_address_with_a_zone_is_not_believed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A zone is any text (RFC 4007, section 11): it would forge a line of the access log."""
+    served = serve(trusted_proxy="127.0.0.1", access_log=True)
+    with caplog.at_level(logging.INFO, "fasthook.access"):
+        exchange(served, forwarded(b"fe80::1%x POST /webhook 200 accepted"))
+        exchange(served, forwarded(b"fe80::1"))
+    assert [record.getMessage() for record in caplog.records if record.name == "fasthook.access"] == [
+        "127.0.0.1 POST /webhook 200 accepted",
+        "fe80::1 POST /webhook 200 accepted",
+    ]
+
+
 def test_an_address_is_forged_in_vain(serve: Serve) -> None:
     served = serve(allow_ip="telegram", trusted_proxy="10.0.0.1")
     with connected(served) as peer:
@@ -523,18 +549,6 @@ def test_wrong_secrets_are_charged_to_the_client_of_a_proxy(serve: Serve) -> Non
     served = serve(trusted_proxy="127.0.0.1", auth_rate="1/h")
     asked = [b"192.0.2.1", b"192.0.2.1", b"192.0.2.2", b"9.9.9.9, 192.0.2.2", b"192.0.2.3"]
     statuses = [exchange(served, wrong(b"X-Forwarded-For: " + address))[0].status for address in asked]
-def test_an_address_with_a_zone_is_not_believed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """A zone is any text (RFC 4007, section 11): it would forge a line of the access log."""
-    served = serve(trusted_proxy="127.0.0.1", access_log=True)
-    with caplog.at_level(logging.INFO, "fasthook.access"):
-        exchange(served, forwarded(b"fe80::1%x POST /webhook 200 accepted"))
-        exchange(served, forwarded(b"fe80::1"))
-    assert [record.getMessage() for record in caplog.records if record.name == "fasthook.access"] == [
-        "127.0.0.1 POST /webhook 200 accepted",
-        "fe80::1 POST /webhook 200 accepted",
-    ]
-
-
     assert statuses == [401, 429, 401, 429, 401]
     assert exchange(served, numbered(post(b"X-Forwarded-For: 192.0.2.1"), new_id()))[0].status == 200
 
