@@ -288,6 +288,8 @@ cdef class HookProtocol:
     cdef bint ended            # the peer has sent all it will
     cdef bint taking           # `take` is at work: it may be called back from a write
     cdef bint began            # a byte of a request has come
+    cdef bint known            # it has shown the secret
+    cdef double unread_until   # how long an answer behind which it is closed may be unread
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
     cdef Facts facts
@@ -399,6 +401,8 @@ cdef class HookProtocol:
         self.go_on()
 
     def shutdown(self):
+        elif self.state == LINGER:
+            self.enter(LINGER)  # the peer reads: its time for the rest begins now
         """uvicorn stops: close at once between requests, else after the answer."""
         self.last = True
         if self.answered or self.state == UNREAD or (self.ahead is None and not self.began):
@@ -799,6 +803,8 @@ cdef class HookProtocol:
         if not self.transport.can_write_eof():  # TLS: no half-closed connections, so its close has to wait
             self.loop.call_later(TLS_LINGER_SECONDS, self.transport.close)
             return 0
+        if state == LINGER and self.state != LINGER:
+            self.unread_until = self.edge.now + UNREAD_SECONDS
         self.transport.write_eof()
         if self.paused:
             self.paused = False
@@ -840,3 +846,6 @@ cdef class HookProtocol:
 cdef int bad_version(str words) noexcept:
     """llhttp's words for a version that is one but not ours; else the request is just bad."""
     return BAD_VERSION if words == "Invalid HTTP version" or words == "Pause on PRI/Upgrade" else BAD_REQUEST
+        if state == LINGER and self.edge.now < self.unread_until and self.transport.get_write_buffer_size():
+            self.enter(LINGER)  # its last answer has as long as any to be read
+            return 0
