@@ -391,6 +391,9 @@ cdef class HookProtocol:
 
     def pause_writing(self):
         self.blocked = True
+        if not self.paused and self.state != LINGER:
+            self.paused = True
+            self.transport.pause_reading()
         if self.state == IDLE:
             self.enter(UNREAD)
 
@@ -417,6 +420,9 @@ cdef class HookProtocol:
         cdef int requests = 0
         self.taking = True
         while used < size and self.state != CLOSED and self.state != LINGER:
+            if self.blocked and not self.known and size - used > AHEAD:
+                self.abort()  # it asks on and on, reads nothing and has shown no secret
+                break
             if self.state == HANDLING or self.blocked:
                 self.wait(chunk[used:] if used else chunk)
                 break
@@ -522,7 +528,7 @@ cdef class HookProtocol:
             if self.state == LINGER or self.state == CLOSED:
                 return 0
         else:
-            self.keeps = True
+            self.keeps = self.known = True
             if self.head.expects:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.facts.upgrade:
@@ -762,7 +768,10 @@ cdef class HookProtocol:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)
-        if self.paused and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD) and self.state != CLOSED:
+        if (
+            self.paused and not self.blocked and self.state != CLOSED
+            and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD)
+        ):
             self.paused = False
             self.transport.resume_reading()
         if self.ended and self.state != HANDLING and self.ahead is None:
