@@ -401,11 +401,11 @@ cdef class HookProtocol:
         self.blocked = False
         if self.state == UNREAD:
             self.enter(IDLE)
+        elif self.state == LINGER:
+            self.enter(LINGER)  # the peer reads: its time for the rest begins now
         self.go_on()
 
     def shutdown(self):
-        elif self.state == LINGER:
-            self.enter(LINGER)  # the peer reads: its time for the rest begins now
         """uvicorn stops: close at once between requests, else after the answer."""
         self.last = True
         if self.answered or self.state == UNREAD or (self.ahead is None and not self.began):
@@ -502,11 +502,17 @@ cdef class HookProtocol:
         return 0
 
     cdef int after_head(self, const unsigned char *head, Py_ssize_t n) except -1:
-        cdef bint cut = n != self.facts.line.size
+        cdef bint cut = n != self.facts.line.size, unknown = False
         cdef int refused
         if self.state == LINGER or self.state == CLOSED:
             return 0
-        if self.facts.target_size > self.edge.max_target:
+        if self.edge.trusted is not None and self.edge.allowed is not None:
+            unknown = not self.facts.complete  # who asks stands in the head, and goes before what is wrong with it
+            if not unknown:
+                self.caller = _caller(self.peer, self.head.sources(), self.edge.trusted)
+                if self.caller not in self.edge.allowed:
+                    return self.fail(FORBIDDEN)
+        if self.facts.target_size > self.edge.max_target and not (unknown and self.facts.line.size <= self.edge.max_head):
             return self.fail(TARGET_TOO_LONG)
         if self.facts.line.size > self.edge.max_head:
             return self.fail(HEAD_TOO_LARGE)
@@ -638,12 +644,10 @@ cdef class HookProtocol:
             head.expects = False  # RFC 9110, section 10.1.1
         if path is not None:
             self.route = gate._find(path)
-        if self.edge.trusted is not None:
+        if self.edge.trusted is not None and self.edge.allowed is None:
             self.caller = _caller(self.peer, head.sources(), self.edge.trusted)
         if not refused:
             refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
-        if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
-            refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:
             return gate._refuse(self.route, refused)
         judged = head.judge(gate, self.route, self.method == b"POST", self.caller, self.came)
@@ -799,6 +803,8 @@ cdef class HookProtocol:
         return 0
 
     cdef void enter(self, int state) noexcept:
+        if state == LINGER and self.state != LINGER:
+            self.unread_until = self.edge.now + UNREAD_SECONDS
         self.state = state
         self.edge.enter(&self.link, state)
 
@@ -812,8 +818,6 @@ cdef class HookProtocol:
         if not self.transport.can_write_eof():  # TLS: no half-closed connections, so its close has to wait
             self.loop.call_later(TLS_LINGER_SECONDS, self.transport.close)
             return 0
-        if state == LINGER and self.state != LINGER:
-            self.unread_until = self.edge.now + UNREAD_SECONDS
         self.transport.write_eof()
         if self.paused:
             self.paused = False
@@ -846,6 +850,9 @@ cdef class HookProtocol:
             self.edge.count(TIMEOUTS, 1)
             if self.began and not self.answered:
                 return self.fail(TIMEOUT)
+        if state == LINGER and self.edge.now < self.unread_until and self.transport.get_write_buffer_size():
+            self.enter(LINGER)  # its last answer has as long as any to be read
+            return 0
         if state == UNREAD or state == LINGER:
             self.edge.count(TIMEOUTS, state == UNREAD)
             return self.abort()
@@ -855,6 +862,3 @@ cdef class HookProtocol:
 cdef int bad_version(str words) noexcept:
     """llhttp's words for a version that is one but not ours; else the request is just bad."""
     return BAD_VERSION if words == "Invalid HTTP version" or words == "Pause on PRI/Upgrade" else BAD_REQUEST
-        if state == LINGER and self.edge.now < self.unread_until and self.transport.get_write_buffer_size():
-            self.enter(LINGER)  # its last answer has as long as any to be read
-            return 0
