@@ -288,6 +288,8 @@ cdef class HookProtocol:
     cdef bint ended            # the peer has sent all it will
     cdef bint taking           # `take` is at work: it may be called back from a write
     cdef bint began            # a byte of a request has come
+    cdef bint known            # it has shown the secret
+    cdef double unread_until   # how long an answer behind which it is closed may be unread
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
     cdef Facts facts
@@ -389,6 +391,9 @@ cdef class HookProtocol:
 
     def pause_writing(self):
         self.blocked = True
+        if not self.paused and self.state != LINGER:
+            self.paused = True
+            self.transport.pause_reading()
         if self.state == IDLE:
             self.enter(UNREAD)
 
@@ -396,6 +401,8 @@ cdef class HookProtocol:
         self.blocked = False
         if self.state == UNREAD:
             self.enter(IDLE)
+        elif self.state == LINGER:
+            self.enter(LINGER)  # the peer reads: its time for the rest begins now
         self.go_on()
 
     def shutdown(self):
@@ -413,6 +420,9 @@ cdef class HookProtocol:
         cdef int requests = 0
         self.taking = True
         while used < size and self.state != CLOSED and self.state != LINGER:
+            if self.blocked and not self.known and size - used > AHEAD:
+                self.abort()  # it asks on and on, reads nothing and has shown no secret
+                break
             if self.state == HANDLING or self.blocked:
                 self.wait(chunk[used:] if used else chunk)
                 break
@@ -492,11 +502,17 @@ cdef class HookProtocol:
         return 0
 
     cdef int after_head(self, const unsigned char *head, Py_ssize_t n) except -1:
-        cdef bint cut = n != self.facts.line.size
+        cdef bint cut = n != self.facts.line.size, unknown = False
         cdef int refused
         if self.state == LINGER or self.state == CLOSED:
             return 0
-        if self.facts.target_size > self.edge.max_target:
+        if self.edge.trusted is not None and self.edge.allowed is not None:
+            unknown = not self.facts.complete  # who asks stands in the head, and goes before what is wrong with it
+            if not unknown:
+                self.caller = _caller(self.peer, self.head.sources(), self.edge.trusted)
+                if self.caller not in self.edge.allowed:
+                    return self.fail(FORBIDDEN)
+        if self.facts.target_size > self.edge.max_target and not (unknown and self.facts.line.size <= self.edge.max_head):
             return self.fail(TARGET_TOO_LONG)
         if self.facts.line.size > self.edge.max_head:
             return self.fail(HEAD_TOO_LARGE)
@@ -518,7 +534,7 @@ cdef class HookProtocol:
             if self.state == LINGER or self.state == CLOSED:
                 return 0
         else:
-            self.keeps = True
+            self.keeps = self.known = True
             if self.head.expects:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.facts.upgrade:
@@ -628,12 +644,10 @@ cdef class HookProtocol:
             head.expects = False  # RFC 9110, section 10.1.1
         if path is not None:
             self.route = gate._find(path)
-        if self.edge.trusted is not None:
+        if self.edge.trusted is not None and self.edge.allowed is None:
             self.caller = _caller(self.peer, head.sources(), self.edge.trusted)
         if not refused:
             refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
-        if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
-            refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:
             return gate._refuse(self.route, refused)
         judged = head.judge(gate, self.route, self.method == b"POST", self.caller, self.came)
@@ -758,7 +772,10 @@ cdef class HookProtocol:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)
-        if self.paused and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD) and self.state != CLOSED:
+        if (
+            self.paused and not self.blocked and self.state != CLOSED
+            and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD)
+        ):
             self.paused = False
             self.transport.resume_reading()
         if self.ended and self.state != HANDLING and self.ahead is None:
@@ -786,6 +803,8 @@ cdef class HookProtocol:
         return 0
 
     cdef void enter(self, int state) noexcept:
+        if state == LINGER and self.state != LINGER:
+            self.unread_until = self.edge.now + UNREAD_SECONDS
         self.state = state
         self.edge.enter(&self.link, state)
 
@@ -831,6 +850,9 @@ cdef class HookProtocol:
             self.edge.count(TIMEOUTS, 1)
             if self.began and not self.answered:
                 return self.fail(TIMEOUT)
+        if state == LINGER and self.edge.now < self.unread_until and self.transport.get_write_buffer_size():
+            self.enter(LINGER)  # its last answer has as long as any to be read
+            return 0
         if state == UNREAD or state == LINGER:
             self.edge.count(TIMEOUTS, state == UNREAD)
             return self.abort()

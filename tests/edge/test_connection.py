@@ -515,6 +515,24 @@ def test_allowed_addresses_behind_a_proxy(values: tuple[bytes, ...], status: int
         assert answer.closes == (status == 403)
 
 
+LONG_TARGET = b"POST /" + b"x" * 9000 + b" HTTP/1.1"
+
+
+@pytest.mark.parametrize("cut", [[], [3], [8800], [9040]], ids=str)
+@pytest.mark.parametrize(
+    "what", [{"host": b"Host: a b"}, {"host": None}, {"line": LONG_TARGET}, {"line": b"CONNECT a:1 HTTP/1.1"}], ids=str
+)
+@pytest.mark.parametrize(("source", "forbidden"), [(b"8.8.8.8", True), (b"149.154.160.1", False)], ids=str)
+def test_a_forbidden_client_behind_a_proxy_is_told_nothing_else(
+    what: dict[str, Any], cut: list[int], source: bytes, forbidden: bool, behind_proxy: Served
+) -> None:
+    with connected(behind_proxy) as peer:
+        peer.send(post(b"X-Forwarded-For: " + source, **what), cut)
+        answer = peer.read()
+    assert (answer.status == 403) == forbidden
+    assert answer.closes
+
+
 @pytest.fixture(scope="module")
 def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     state = tmp_path_factory.mktemp("proxy") / "state"

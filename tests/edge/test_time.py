@@ -303,3 +303,36 @@ def test_an_error_at_a_deadline_ends_one_connection(
     for wire in (second, third):
         rig.loop.run_until_complete(wire.lose())
     rig.loop.run_until_complete(rest())
+
+
+# ---------------------------------------------------------------- the last answer
+
+
+def test_the_last_answer_has_as_long_as_any_to_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the two seconds of a peer that has it: 30 s, and again two from when it has read."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(fasthook._protocol, "monotonic", lambda: clock[0])
+    unsent = [100_000, 100_000]
+
+    async def closing(number: int) -> Wire:
+        wire = rig.connect()
+        wire.get_write_buffer_size = lambda: unsent[number]  # type: ignore[method-assign]
+        assert await wire.feed(numbered(post(b"Connection: close"), new_id()))
+        await rest()
+        assert wire.eof
+        return wire
+
+    wires = [rig.loop.run_until_complete(closing(number)) for number in range(2)]
+    edge = rig.receiver.edge
+    for _ in range(7):
+        clock[0] += 4
+        edge.reap()
+    assert not any(wire.closing for wire in wires)
+    unsent[0] = 0
+    clock[0] += 4
+    edge.reap()
+    assert wires[0].closing
+    clock[0] += 4
+    edge.reap()
+    assert wires[1].closing
+    rig.loop.run_until_complete(rest())
