@@ -204,6 +204,7 @@ class Receiver:
             "retries": settings.retries,
             "ordered": settings.order == "chat",
             "retried": self.counts.retry,
+            "tried": self._queue.tried,
         }
         if self._handler:
             return Dispatcher(
