@@ -67,7 +67,8 @@ class Lanes:
     or nothing. `bury`: makes a dead letter of a delivery that has `failure` set, and raises if it could not.
     `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
     worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
-    order within a chat. `retried`: told of each failure after which the update is tried again.
+    order within a chat. `retried`: told of each failure after which the update is tried again. `tried`: told
+    of each update that waits for its next try here.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Lanes:
         ordered: bool = True,
         first_retry: float = _FIRST_RETRY,
         retried: Callable[[], None] = lambda: None,
+        tried: Callable[[Delivery], None] = lambda delivery: None,
     ) -> None:
         self._reply = reply
         self._bury = bury
@@ -90,6 +92,7 @@ class Lanes:
         self._ordered = ordered
         self._first_retry = first_retry
         self._retried = retried
+        self._tried = tried
         self._lanes: dict[object, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._awake = 0  # how many will look at the ready lanes by themselves
@@ -243,6 +246,7 @@ class Lanes:
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
+            self._tried(delivery)
         elif await self._give_up(delivery):
             self._advance(lane)
             return

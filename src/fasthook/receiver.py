@@ -241,6 +241,7 @@ class Receiver:
             "retries": settings.retries,
             "ordered": settings.order == "chat",
             "retried": self.counts.retry,
+            "tried": self._queue.tried,
         }
 
     # ------------------------------------------------------------ from a door

@@ -1,4 +1,4 @@
-"""`journal:` at the borders of its map and of `--journal-max`: nothing stops for good, and what was handled goes out."""
+"""Room in a journal: it grows where it must, and what was handled always goes out of a full one."""
 
 from __future__ import annotations
 

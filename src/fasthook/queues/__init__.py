@@ -106,6 +106,10 @@ class Queue(Protocol):
         """Take out an update that was handled or is a dead letter. `forget`: take out its id too."""
         ...
 
+    def tried(self, delivery: Delivery) -> None:
+        """An update has failed, and has the next attempt before it: that it was tried outlives the process."""
+        ...
+
     def replies(self) -> list[Reply]:
         """What the handlers of the last run returned, oldest first; known when it is open."""
         ...

@@ -73,6 +73,7 @@ class _Batch:
     new: list[Update]
     done: list[_Done]
     requeue: list[_Requeue] = field(default_factory=list)
+    tried: dict[int, Update] = field(default_factory=dict)  # have failed once more, by number
     again: list[tuple[int, Update]] = field(default_factory=list)  # were handled, and wait once more
     kept: list[tuple[int, Update]] = field(default_factory=list)
     known: list[Update] = field(default_factory=list)
@@ -125,6 +126,8 @@ class JournalQueue:
         self._moved = 0  # bytes that these write
         self._committing: list[_Done] = []
         self._requeue: list[_Requeue] = []
+        self._tried: dict[int, Update] = {}  # what has failed once more since it was written
+        self._aside = 0  # how many of what was handled are in a file of their own
         self._commit_ends: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scanning: asyncio.Handle | None = None
@@ -141,6 +144,7 @@ class JournalQueue:
         self._opened = True
         self.depth, self._remembered, self._number = self._journal.counts()
         self._begun = self._number
+        self._take_in_settled()
         self._keeps = self._keep is not None or bool(self.handled_snapshot(0, 1))
         self._replies = self._journal.known_replies()
         self._reply_bytes = sum(len(reply) for _, reply in self._replies)
@@ -154,6 +158,21 @@ class JournalQueue:
         while self._scan():
             pass  # nothing else is to be done before it is full
         return self.depth
+
+    def _take_in_settled(self) -> None:
+        """What was handled before the last stop is taken out as soon as the file can be written."""
+        for number, forget, handled_at, reply in self._journal.settled:
+            record = self._journal.get(number)
+            update = None if record is None else self._unpacked(number, record)
+            if update is not None:
+                name = ID.pack(update.bot_id, update.update_id)
+                self._done.append((number, name, forget, handled_at, reply, len(update.raw) + _ROW))
+                self._window.gone.add(number)
+                self.depth -= 1
+        self._aside = len(self._done)
+        if self._done:
+            self._put_back(self._done)
+            self._commit_soon(0.0)
 
     def replies(self) -> list[Reply]:
         return self._replies
@@ -184,6 +203,10 @@ class JournalQueue:
             self._is_damaged(error)
         if self._window.behind and self._scanning is None and self._window.wants:
             self._scan_on()
+        self._commit_soon(_PAUSE)
+
+    def tried(self, delivery: Delivery) -> None:
+        self._tried[delivery.place] = delivery.update
         self._commit_soon(_PAUSE)
 
     async def requeue(self, numbers: Iterable[int]) -> int:
@@ -256,8 +279,8 @@ class JournalQueue:
         self._timer = None
         new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
         self._committing = self._some_done()
-        batch = _Batch(new, self._committing, self._requeue, rest=bool(self._done))
-        self._requeue = []
+        batch = _Batch(new, self._committing, self._requeue, self._tried, rest=bool(self._done))
+        self._requeue, self._tried = [], {}
         self._begin_commit(batch)
 
     def _some_done(self) -> list[_Done]:
@@ -285,7 +308,8 @@ class JournalQueue:
         except Exception as error:
             self._ended(batch, error)
             return
-        size = sum(len(update.raw) + _ROW for update in batch.new) + sum(row[5] for row in batch.done)
+        size = sum(row[5] for row in batch.done)
+        size += sum(len(update.raw) + _ROW for update in [*batch.new, *batch.tried.values()])
         commit = self._loop.run_in_executor(self._writer, self._finish, txn, size, len(batch.done))
         commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
@@ -356,6 +380,8 @@ class JournalQueue:
         journal = self._journal
         batch.again, batch.kept, batch.known = [], [], []
         self._write_done(txn, batch)
+        for tried, update in batch.tried.items():
+            journal.note_attempt(txn, tried, update)
         number = self._number
         for part in batch.requeue:
             part.count = 0
@@ -430,6 +456,11 @@ class JournalQueue:
         if ends is not None:
             ends.set_result(None)
         self._failing = False
+        if self._aside:
+            self._aside -= len(batch.done)
+            if self._aside <= 0:
+                self._aside = 0
+                self._journal.forget_aside()
         if batch.refused and not self._damaged:
             self._in_trouble(self._too_full)
         elif self.trouble and batch.roomy and not self._damaged:
@@ -444,7 +475,7 @@ class JournalQueue:
             self._new.clear()
         if self._new or self._requeue or batch.rest:
             self._commit_soon(0.0)
-        elif self._done:
+        elif self._done or self._tried:
             self._commit_soon(_PAUSE)
         for number, update in batch.again:
             self._window.offer(number, update, pack_update(update))
@@ -458,11 +489,23 @@ class JournalQueue:
         for part in batch.requeue:
             if not part.moved.done():
                 part.moved.set_result(part.count)
+        if self._window.paused and not self._damaged:
+            self._fill_window()
+
+    def _fill_window(self) -> None:
+        """It can be written again: so what is handled from now on is taken out."""
+        try:
+            self._window.go_on()
+        except DAMAGE as error:
+            self._is_damaged(error)
+        if self._window.wants and self._scanning is None:
+            self._scan_on()
 
     def _failed(self, batch: _Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
-        self._failing = True
+        self._failing = self._window.paused = True  # what is handled cannot be taken out: no more is
         self._put_back(batch.done + self._done)
+        self._tried = batch.tried | self._tried
         if not isinstance(error, (OSError, lmdb.Error, MemoryError)):
             log.error("a commit of the journal failed in an unexpected way", exc_info=error)
         if isinstance(error, DAMAGE) and not self._damaged:
@@ -481,7 +524,7 @@ class JournalQueue:
             if not part.moved.done():
                 part.moved.set_exception(QueueError(trouble))
         self._requeue = []
-        if self._done and not self._damaged:
+        if (self._done or self._tried) and not self._damaged:
             self._commit_soon(_AGAIN)
 
     @property
@@ -597,7 +640,7 @@ class JournalQueue:
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""
         self._failing = self._broken or self._damaged  # else one more try
-        while self._commit_ends is not None or (self._done and not self._failing):
+        while self._commit_ends is not None or ((self._done or self._tried) and not self._failing):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
@@ -608,8 +651,25 @@ class JournalQueue:
         self._writer.shutdown()
         if self._damaged:
             self._journal.suspect(done[0] for done in self._done)
-        self._journal.close()
+        try:
+            if self._done and not self._damaged:
+                self._put_aside()
+        finally:
+            self._journal.close()
         return self.depth
+
+    def _put_aside(self) -> None:
+        """What was handled cannot be taken out: the next start is told not to handle it again. QueueError."""
+        count = len(self._done)
+        try:
+            path = self._journal.put_aside((row[0], row[2], row[3], row[4]) for row in self._done)
+        except (OSError, ValueError) as error:
+            raise QueueError(
+                f"{count} updates were handled and cannot be taken out of the journal {self._directory}: they will be "
+                f"handled again after the next start: {words(error)}"
+            ) from None
+        log.warning("%d handled updates could not be taken out of the journal: they are in %s, and the next start "
+                    "takes them out", count, path)  # fmt: skip
 
 
 def _may_be_sync(error: BaseException) -> bool:

@@ -18,21 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import orjson
 
 from fasthook.queues import QueueError
 from fasthook.queues.probe import DAMAGE, check, salvage
-from fasthook.queues.store import REPLAYED, make_whole, pack_update, set_aside, unpack_update, words
+from fasthook.queues.store import REPLAYED, make_whole, pack_update, replayed, set_aside, unpack_update, words
 from fasthook.state import Lock, StateError
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
 Name = tuple[int, int]  # the bot and the update_id
+# of an update that was settled: its number, whether its id is forgotten, when it was handled if it is kept, the reply
+Settled = tuple[int, bool, float | None, bytes | None]
 
 FORMAT = b"1"
 NUMBER = struct.Struct(">Q")
 ID = struct.Struct(">qQ")
 _SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
+_SETTLED = "settled"  # a file of what was handled and could not be taken out of the other one
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
@@ -58,6 +62,7 @@ class Journal:
         self.limit = limit
         self.no_room: OSError | None = None  # why the file could not be made longer
         self._allocated = 0  # bytes that it has
+        self.settled: list[Settled] = []  # what was put aside at the last stop, and still cannot be taken out
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(directory / "owner", f"the journal {directory}")
@@ -67,6 +72,7 @@ class Journal:
             raise QueueError(_cannot(directory, error)) from None
         try:
             self._open()
+            self.settled = self._take_out_settled()
         except BaseException:
             self._lock.close()
             raise
@@ -155,6 +161,58 @@ class Journal:
         with contextlib.suppress(OSError):
             (self.directory / _SUSPECT).write_text(" ".join(map(str, handled)))
 
+    # ------------------------------------------------------------ settled, and not written
+
+    def put_aside(self, rows: Iterable[Settled]) -> Path:
+        """Keep in another file what was settled and cannot be taken out of this one. That file's name. OSError."""
+        path = self.directory / _SETTLED
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
+            for number, forget, handled_at, reply in rows:
+                words = None if reply is None else reply.decode()
+                file.write(orjson.dumps([number, forget, handled_at, words], option=orjson.OPT_APPEND_NEWLINE))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        _sync_directory(self.directory)
+        return path
+
+    def forget_aside(self) -> None:
+        """What was put aside is taken out now."""
+        self.settled = []
+        (self.directory / _SETTLED).unlink(missing_ok=True)
+        _sync_directory(self.directory)
+
+    def _take_out_settled(self) -> list[Settled]:
+        path = self.directory / _SETTLED
+        if not path.exists():
+            return []
+        try:
+            rows = [_settled(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            log.error("what was handled before the last stop cannot be read (%s): it is kept as %s", error,
+                      set_aside(path))  # fmt: skip
+            return []
+        try:
+            self._in_slices(rows, self._take_out_rows, beyond=True)
+        except QueueError:
+            return rows
+        self.forget_aside()
+        return []
+
+    def _take_out_rows(self, txn: Any, rows: list[Settled]) -> int:
+        for number, forget, handled_at, reply in rows:
+            record = txn.get(NUMBER.pack(number), db=self.waiting)
+            if record is None:
+                continue
+            name = ID.pack(*_name(record))
+            if forget:
+                txn.delete(NUMBER.pack(number), db=self.waiting)
+                txn.delete(name, db=self.ids)
+            else:
+                self.take_out(txn, number, name, handled_at, reply)
+        return len(rows)
+
     def close(self) -> None:
         self.env.close()
         self._lock.close()
@@ -226,6 +284,13 @@ class Journal:
         txn.put(key, name, db=self.done)
         if reply is not None:
             txn.put(key, reply, db=self.replies)
+
+    def note_attempt(self, txn: Any, number: int, update: Update) -> None:
+        """A waiting update was tried once more."""
+        key = NUMBER.pack(number)
+        record = txn.get(key, db=self.waiting)
+        if record is not None:
+            txn.put(key, pack_update(update, REPLAYED if replayed(record) else 0), db=self.waiting)
 
     def put_back(self, txn: Any, number: int, new: int) -> Update | None:
         """A handled update waits again, under a new number, the highest. None: it is not there."""
@@ -398,6 +463,14 @@ class Journal:
                     raise QueueError(f"the journal {self.directory} is full: set a larger --journal-max") from None
             except (OSError, lmdb.Error) as error:
                 raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
+
+
+def _settled(line: bytes) -> Settled:
+    try:
+        number, forget, handled_at, reply = orjson.loads(line)
+        return int(number), bool(forget), handled_at, None if reply is None else reply.encode()
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _slices(rows: list[Any]) -> Iterator[list[Any]]:
