@@ -134,10 +134,16 @@ class StateDir:
         return DedupRing(capacity, limit, buffer=self._ring_map)
 
     def note_queue(self, queue: str) -> None:
-        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs."""
+        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs.
+
+        A journal inside or beside it is noted by where it is from here: a bot that is moved or copied takes it along.
+        """
         kind, _, place = queue.partition(":")
         if kind == "journal":
-            queue = f"journal:{Path(place).absolute()}"
+            here, there = (os.path.normpath(path.absolute()) for path in (self.path, Path(place)))
+            if Path(there).is_relative_to(Path(here).parent) and len(Path(here).parts) > 2:
+                there = os.path.relpath(there, here)
+            queue = f"journal:{there}"
         try:
             (self.path / _QUEUE).write_text(f"{queue}\n", "utf-8")
         except (OSError, UnicodeError) as error:
@@ -151,9 +157,12 @@ class StateDir:
 def noted_queue(path: Path) -> str | None:
     """The queue of the server that had this state directory last; None if it isn't known."""
     try:
-        return (path / _QUEUE).read_text("utf-8").strip() or None
+        kind, _, place = (path / _QUEUE).read_text("utf-8").strip().partition(":")
     except (OSError, UnicodeError):
         return None
+    if kind == "journal":
+        return f"journal:{os.path.normpath(path / place)}"
+    return f"{kind}:{place}" if kind else None
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -116,10 +116,14 @@ class _Journal:
 
 
 class RestingTools:
-    """The commands by their names, each a generator. Refused, ControlError: one line."""
+    """The commands by their names, each a generator. Refused, ControlError: one line.
 
-    def __init__(self, settings: Settings) -> None:
+    `noted`: the queue is that of the last server, which nobody has named now: it is there, or else is not made.
+    """
+
+    def __init__(self, settings: Settings, *, noted: bool = False) -> None:
         self._settings = settings
+        self._noted = noted
 
     def ask(self, command: str, arguments: Arguments) -> Answer:
         """Do what a server would do, with the state directory locked against one that starts meanwhile."""
@@ -161,6 +165,8 @@ class RestingTools:
     def _files(self) -> contextlib.closing[Files]:
         kind, _, place = self._settings.queue.partition(":")
         if kind == "journal":
+            if self._noted and not (Path(place) / "data.mdb").exists():
+                raise Refused(f"the last server's journal {place} is gone: set --queue to where it is now")
             return contextlib.closing(_Journal(Path(place), self._settings.journal_max))
         if kind == "memory":
             return contextlib.closing(_Spill(self._settings.state_dir / "spill"))
