@@ -36,7 +36,7 @@ class Files(Protocol):
     def requeue(self, numbers: Iterable[int]) -> int: ...
 
     def again(self, updates: Iterable[Update]) -> None:
-        """Let them wait, although their ids are known."""
+        """Let those wait that don't, although their ids are known."""
         ...
 
     @property
@@ -67,7 +67,10 @@ class _Spill:
 
     def again(self, updates: Iterable[Update]) -> None:
         self._store = self._store or Store(self._directory)
-        self._store.append(pack_update(update, REPLAYED) for update in updates)
+        waiting = (readable(record) for _, record in self._store.items())
+        known = {(one.bot_id, one.update_id) for one in waiting if one}
+        new = (update for update in updates if (update.bot_id, update.update_id) not in known)
+        self._store.append(pack_update(update, REPLAYED) for update in new)
 
     @property
     def bytes(self) -> int:
