@@ -352,7 +352,7 @@ class Journal:
         return moved
 
     def again(self, updates: Iterable[Update]) -> int:
-        """Let updates wait although their ids are known: how many did not. On disk at return, all or none. QueueError."""
+        """Let updates wait although their ids are known: how many. On disk at return, all or none. QueueError."""
         highest = self.counts()[2]
 
         def write(txn: Any, updates: list[Update]) -> int:
