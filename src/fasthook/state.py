@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -152,6 +153,28 @@ class StateDir:
     def close(self) -> None:
         """Give the directory up."""
         self._lock.close()
+
+
+def remember(path: Path, names: Iterable[tuple[int, int]]) -> None:
+    """Let these ids be known in the ring of a state directory whose lock we hold. StateError: it cannot be written.
+
+    Where there is no ring, or one that cannot be read, none is known: the next start makes a new one, or says so.
+    """
+    ring = path / "ring"
+    try:
+        with ring.open("r+b") as file:
+            reserve(file.fileno(), os.fstat(file.fileno()).st_size)
+            image = mmap.mmap(file.fileno(), 0)
+        known = DedupRing(*_RING_SIZES.unpack_from(image), buffer=image)
+        known.release_all()  # as the next start does
+        for bot, update_id in names:
+            known.claim(bot, update_id)
+            known.settle(bot, update_id)
+        image.flush()
+    except (FileNotFoundError, ValueError, struct.error):
+        return
+    except OSError as error:
+        raise StateError(f"{ring}: cannot be written: {error.strerror}") from None
 
 
 def noted_queue(path: Path) -> str | None:

@@ -219,6 +219,27 @@ def test_what_was_handled_can_be_handled_again(start: Start, bot: Bot, running: 
     assert bot.by_chat == {1: [1, 1], 2: [2, 2], 3: [3, 3]}
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_the_id_of_what_is_purged_is_known(start: Start, bot: Bot, queue: str, running: bool) -> None:
+    """Telegram may send it once more: it isn't handled then either."""
+    server = serve(start, queue, held=True)
+    for update_id in (1, 2):
+        say(server, update_id)
+    if not running:
+        assert server.stop() == 0
+    number = number_of(bot, 2, "queue", "list")
+    tool(bot, "queue", "purge", number, "--yes")
+    assert ids(bot, "queue", "list") == [1]
+    if running:
+        assert server.stop() == 0
+    server = serve(start, queue)
+    say(server, 2)
+    say(server, 3)
+    until(lambda: len(bot.handled) >= 2)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1, 3]}
+
+
 def test_nothing_handled_is_kept(start: Start, bot: Bot, queue: str) -> None:
     server = serve(start, queue)
     say(server, 1)

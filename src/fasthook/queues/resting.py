@@ -17,7 +17,7 @@ from fasthook.queues.running import fresh, no_letter, no_update, packed, readabl
 from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, waiting_row
 from fasthook.queues.store import REPLAYED, Store, StoreError, pack_update
 from fasthook.settings import Settings
-from fasthook.state import Lock, StateError
+from fasthook.state import Lock, StateError, remember
 from fasthook.update import Update
 
 Arguments = Mapping[str, Any]
@@ -60,7 +60,14 @@ class _Spill:
         return iter(())
 
     def purge(self, numbers: Iterable[int]) -> int:
-        return self._store.delete(numbers) if self._store else 0
+        """Their ids stay known, as those of updates that were handled."""
+        if not self._store:
+            return 0
+        wanted = list(numbers)
+        records = (self._store.get(number) for number in wanted)
+        updates = [update for record in records if record is not None and (update := readable(record))]
+        remember(self._directory.parent, ((update.bot_id, update.update_id) for update in updates))
+        return self._store.delete(wanted)
 
     def requeue(self, numbers: Iterable[int]) -> int:
         return 0
@@ -146,7 +153,7 @@ class RestingTools:
             return (yield from self._commands[command](arguments))
         except QueueError as error:
             raise Refused(_in_use(str(error))) from None
-        except StoreError as error:
+        except (StoreError, StateError) as error:
             raise Refused(str(error)) from None
         finally:
             lock.close()
