@@ -12,7 +12,7 @@ from e2e.bot import Bot
 from e2e.process import SECRET, Server
 from e2e.tools import ids, number_of, refused, rows, say, tool, until
 from fasthook.queues.deadletter import DeadLetter
-from fasthook.queues.store import Store
+from fasthook.queues.store import Store, unpack_update
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
@@ -149,6 +149,34 @@ def test_a_retry_that_waits_is_kept_by_a_stop(start: Start, bot: Bot, queue: str
     until_handled(bot, 2)
     assert server.stop() == 0
     assert bot.by_chat == {1: [5, 1]}
+
+
+def test_a_retry_that_was_handled_is_not_run_again_after_a_kill(start: Start, bot: Bot, queue: str) -> None:
+    """Although another, which waits, keeps the spill from being emptied."""
+    with_dead(start, queue, False, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3))
+    heal(bot)
+    tool(bot, "dead", "retry", "--all")
+    server = serve(start, queue, HELD="1")
+    until_handled(bot, 2)
+    say(server, 4, chat=4)
+    until_handled(bot, 3)
+    until(lambda: ids_on_disk(bot, queue) == [1])
+    server.kill()
+    server = serve(start, queue)
+    until_handled(bot, 4)
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2, 3, 4]
+
+
+def ids_on_disk(bot: Bot, queue: str) -> list[int]:
+    """What a kill would leave."""
+    if queue != "memory:":
+        return [one for one in ids(bot, "queue", "list") if one is not None]
+    store = Store(bot.directory / ".fasthook" / "spill")
+    try:
+        return [unpack_update(record).update_id for _, record in store.items()]
+    finally:
+        store.close()
 
 
 def test_a_retry_in_a_journal_survives_a_kill(start: Start, bot: Bot) -> None:

@@ -74,6 +74,32 @@ def test_they_are_kept_in_order(tmp_path: Path) -> None:
     dead.close()
 
 
+def test_a_number_means_one_letter_for_ever(tmp_path: Path) -> None:
+    """Even if the highest is dropped, and the files are opened anew."""
+
+    def numbers(*drop: int) -> list[int]:
+        dead = DeadLetters(tmp_path / "dead")
+        try:
+            run(dead.add(letter()))
+            dead.delete(drop)
+            return [number for number, _ in dead.items()]
+        finally:
+            dead.close()
+
+    assert numbers() == [1]
+    assert numbers(2) == [1]
+    assert numbers() == [1, 3]
+    assert numbers(1, 3, 4) == []
+    assert numbers() == [5]
+    store = Store(tmp_path / "dead")
+    assert len(store) == 1
+    store.append([b"a", b"b"], replace=True)
+    assert [number for number, _ in store.items()] == [6, 7]
+    store.append([], replace=True)
+    assert (len(store), list(store.items())) == (0, [])
+    store.close()
+
+
 def test_none_makes_no_directory(tmp_path: Path) -> None:
     dead = DeadLetters(tmp_path / "dead")
     assert list(dead.items()) == []
@@ -131,5 +157,5 @@ def test_another_process_may_read_while_we_write(tmp_path: Path) -> None:
         assert reader.wait(20) == 0
     assert list(store.items()) == [(2, b"b"), (3, b"c")]
     store.append([b"e"], replace=True)
-    assert list(store.items()) == [(1, b"e")]
+    assert list(store.items()) == [(5, b"e")]
     store.close()

@@ -380,8 +380,8 @@ class JournalQueue:
         journal = self._journal
         batch.again, batch.kept, batch.known = [], [], []
         self._write_done(txn, batch)
-        for tried, update in batch.tried.items():
-            journal.note_attempt(txn, tried, update)
+        for tried, failed in batch.tried.items():
+            journal.note_attempt(txn, tried, failed)
         number = self._number
         for part in batch.requeue:
             part.count = 0

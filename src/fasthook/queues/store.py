@@ -26,6 +26,8 @@ _HEAD = struct.Struct("<BBHxxxxqd")  # version, flags, attempt, bot_id, received
 _VERSION = 1
 REPLAYED = 1  # flag: given to the handler again because a person said so, however old it is
 _KEY = struct.Struct(">Q")
+_NONE = _KEY.pack(0)
+_LAST = _NONE  # the key of the last number that was given; records begin at 1
 _SLACK = 1 << 20
 _LOCK_BYTES = 8192  # LMDB's table of readers: 64 of them, a cache line each, and a head
 
@@ -63,7 +65,8 @@ def received_at(record: bytes) -> float | None:
 
 
 class Store:
-    """Records under growing numbers, in a directory of their own. It may be read while another process writes.
+    """Records under growing numbers, none used twice, in a directory of their own. It may be read while another process
+    writes.
 
     StoreError: it cannot be used. DamagedError: what is in it cannot be read.
     """
@@ -120,13 +123,17 @@ class Store:
 
     def _write(self, batch: list[bytes], replace: bool) -> None:
         with self._begin(write=True) as txn:
+            given = _KEY.unpack(txn.get(_LAST, _NONE))[0]
             if replace:
                 txn.drop(self._env.open_db(), delete=False)
-            with txn.cursor() as cursor:
-                number = _KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-            for record in batch:
+            last = max(given, self._last(txn))
+            for number, record in enumerate(batch, last + 1):
                 txn.put(_KEY.pack(number), record, append=True)
-                number += 1
+            txn.put(_LAST, _KEY.pack(last + len(batch)))
+
+    def _last(self, txn: lmdb.Transaction) -> int:
+        with txn.cursor() as cursor:
+            return int(_KEY.unpack(cursor.key())[0]) if cursor.last() else 0
 
     def delete(self, numbers: Iterable[int]) -> int:
         """Remove records: how many there were. StoreError: none was removed."""
@@ -161,7 +168,7 @@ class Store:
 
     def __len__(self) -> int:
         with self._begin() as txn:
-            return int(txn.stat()["entries"])
+            return int(txn.stat()["entries"]) - (txn.get(_LAST) is not None)
 
 
 def words(error: BaseException) -> str:

@@ -310,11 +310,13 @@ class Journal:
         txn.put(ID.pack(update.bot_id, update.update_id), NUMBER.pack(new), db=self.ids)
         return update
 
-    def put_again(self, txn: Any, update: Update, new: int) -> Update:
-        """An update waits, under the highest number, although its id may be known."""
+    def put_again(self, txn: Any, update: Update, new: int) -> Update | None:
+        """An update waits, under the highest number, although its id may be known. None: it waits already."""
         name, key = ID.pack(update.bot_id, update.update_id), NUMBER.pack(new)
         old = txn.get(name, db=self.ids)
         if old is not None:
+            if txn.get(old, db=self.waiting) is not None:
+                return None
             for table in (self.done, self.replies):
                 txn.delete(old, db=table)
         txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
@@ -437,13 +439,15 @@ class Journal:
         return moved
 
     def again(self, updates: Iterable[Update]) -> int:
-        """Let updates wait although their ids are known. How many. On disk at return, all or none. QueueError."""
+        """Let updates wait although their ids are known: how many. On disk at return, all or none. QueueError."""
         highest = self.counts()[2]
 
         def write(txn: Any, updates: list[Update]) -> int:
-            for number, update in enumerate(updates, highest + 1):
-                self.put_again(txn, update, number)
-            return len(updates)
+            count = 0
+            for update in updates:
+                if self.put_again(txn, update, highest + count + 1):
+                    count += 1
+            return count
 
         return self._in_one(list(updates), write)
 
