@@ -398,17 +398,36 @@ def test_the_soft_limit_of_descriptors_is_raised(tmp_path: Path, processes: cont
             still_open(stack.enter_context(connected(process)))
 
 
+GREEDY = """\
+import os
+
+kept = []
+
+async def handler(update):
+    try:
+        while not kept or kept[0] is not None:
+            kept.append(os.open(os.devnull, os.O_RDONLY)) if update.update_id % 2 else free()
+    except OSError:
+        pass
+
+def free():
+    for one in kept:
+        os.close(one)
+    kept[:] = [None]
+"""
+
+
 def test_no_descriptor_is_left(tmp_path: Path, processes: contextlib.ExitStack) -> None:
     """The bot has taken them: it is said."""
-    (bot_in(tmp_path) / "greedy.py").write_text(
-        "import os\nfrom bot import *\nkept = []\n"
-        "async def handler(update):\n    while True:\n        kept.append(os.open(os.devnull, 0))\n"
-    )
-    process = limited(tmp_path, processes, 128, 128, target="greedy:handler")
+    (bot_in(tmp_path) / "greedy.py").write_text(GREEDY)
+    process = limited(tmp_path, processes, 128, 128, "--no-ops", target="greedy:handler")
+    odd = next(update_id for update_id in iter(new_id, 0) if update_id % 2)
     with connected(process) as peer:
-        peer.send(one())
+        peer.send(numbered(post(), odd))
         assert peer.read().status == 200
         process.wait_for(r"no file can be opened and no connection taken \(Too many open files\): raise the limit")
+        peer.send(numbered(post(), odd + 1))
+        assert peer.read().status == 200
 
 
 def test_what_the_asgi_door_does_not_keep_is_said(run: Run) -> None:
