@@ -28,6 +28,7 @@ from time import monotonic
 
 import httptools
 
+from fasthook import descriptors
 from fasthook.access import AccessLog
 from fasthook.telegram.networks import caller as _caller
 
@@ -50,6 +51,7 @@ cdef enum:
     SHARE = 16                 # of one connection in it
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     UNREAD_SECONDS = 30        # for a peer that does not read its answer
+    TELL_AGAIN_SECONDS = 60    # between two log lines about the same
     LINGER_SECONDS = 2         # for a peer to read an answer after which the connection is closed
 
 
@@ -88,6 +90,8 @@ cdef class Edge:
     cdef object accept, reject, allowed, trusted
     cdef object access         # the access log, or None
     cdef Py_ssize_t base
+    cdef Py_ssize_t answered   # connections up to which those that are too many are told so
+    cdef double told           # when it was said that there are too many
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember
     cdef bint reaping          # the reaper will come
@@ -108,7 +112,9 @@ cdef class Edge:
         self.reject = receiver.reject
         self.allowed = settings.allow_ip
         self.trusted = settings.trusted_proxy
-        self.max_connections = settings.max_connections
+        room = descriptors.room(settings.max_connections)
+        self.max_connections, self.answered = room.served, room.answered
+        self.told = -TELL_AGAIN_SECONDS
         self.max_head = settings.max_head
         self.max_headers = settings.max_headers
         self.max_target = settings.max_target
@@ -144,6 +150,13 @@ cdef class Edge:
     cdef void closed(self) noexcept:
         self.open -= 1
         self.count(CONNECTIONS, -1)
+
+    cdef int crowded(self) except -1:
+        """Say that there are too many connections, once a minute."""
+        if self.now >= self.told + TELL_AGAIN_SECONDS:
+            self.told = self.now
+            log.warning("%d connections are open, the most that are taken: further ones get 503", self.max_connections)
+        return 0
 
     cdef bint may_take(self) except -1:
         """Whether a request may be taken in this turn of the loop.
@@ -341,6 +354,10 @@ cdef class HookProtocol:
         self.peer = self.caller = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
+            self.edge.crowded()
+            if self.edge.open > self.edge.answered:
+                self.abort()  # the descriptors that are left are for files
+                return
             self.respond(self.edge.gate._refuse(None, CROWDED))
         elif (
             self.edge.allowed is not None

@@ -166,6 +166,46 @@ def test_a_client_that_went_away_gets_no_answer(run: Run, hook: Hook, handled: l
     assert handled == [1]
 
 
+@pytest.mark.parametrize("first", [[], [b""], [b'{"update', b"_id"]], ids=["nothing", "empty", "parts"])
+def test_a_body_has_its_time(run: Run, make: Callable[..., Hook], first: list[bytes]) -> None:
+    async def main() -> None:
+        hook = make(body_timeout=0.1)
+        async with started(hook):
+            assert await stalled(hook, first) == (408, True)
+
+    run(main())
+
+
+async def stalled(hook: Hook, parts: list[bytes]) -> tuple[int, bool]:
+    """The status for a body of which no more than these parts comes, and whether the connection ends."""
+    sent: list[Any] = []
+    waiting = [body(part, more=True) for part in parts]
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return waiting.pop(0) if waiting else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/webhook", "http_version": "1.1", "client": None}
+    await hook({**scope, "headers": [(b"host", b"a"), GENUINE]}, receive, send)
+    return sent[0]["status"], (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_request_that_is_cancelled_while_its_body_is_awaited(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        async with started(hook):
+            request = asyncio.create_task(stalled(hook, []))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+
+    run(main())
+
+
 def test_the_body_of_a_refused_request_is_not_read(run: Run, hook: Hook) -> None:
     async def main() -> None:
         async with started(hook):
