@@ -184,7 +184,7 @@ class WhenHandled:
         run = self._runs.get(name)
         if update.redelivery:
             if run is None:
-                return self._replies.known.get(name, _DUPLICATE)
+                return self._known_reply(name)
             if run.promoted:
                 return _ACCEPTED
             run.waiters.append(waiter)
@@ -212,7 +212,15 @@ class WhenHandled:
         else:
             self._gate.settle(update)  # handled before, or safe in the queue already
             self._gate.known(update.bot_id)
-            self._end(update, self._replies.known.get((update.bot_id, update.update_id), _DUPLICATE))
+            self._end(update, self._known_reply((update.bot_id, update.update_id)))
+
+    def _known_reply(self, name: Name) -> Verdict:
+        """The answer that an update had which was handled before."""
+        known = self._replies.known.get(name)
+        if known is not None:
+            return known
+        json = self._queue.reply(*name)
+        return _DUPLICATE if json is None else Verdict(CODES["accepted"], json=json)
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state

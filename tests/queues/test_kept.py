@@ -13,7 +13,7 @@ from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
 from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import unpack_update
-from queues.opened import FULL, KNOWN, SAFE, Commits, Opened, Run, opened, waiting
+from queues.opened import BOT, FULL, KNOWN, SAFE, Commits, Opened, Run, opened, waiting
 
 
 def handled(directory: Path) -> list[int]:
@@ -255,7 +255,9 @@ def test_replies_stay_known_as_long_as_the_ids(run: Run, journal: Path) -> None:
     run(main())
 
 
-def test_replies_have_a_limit(run: Run, journal: Path) -> None:
+def test_old_replies_stay_on_disk(run: Run, journal: Path) -> None:
+    """In memory, at a start, is no more than 16 MiB of the newest."""
+
     async def main() -> None:
         one = await opened(journal)
         await one.put(*range(40))
@@ -265,6 +267,26 @@ def test_replies_have_a_limit(run: Run, journal: Path) -> None:
         await one.close()
         one = await opened(journal)
         assert [name[1] for name, _ in one.queue.replies()] == list(range(24, 40))
+        assert one.queue.reply(BOT, 0) == b"x" * 1_000_000
+        assert one.queue.reply(BOT, 40) is None
+        assert one.queue.reply(BOT + 1, 0) is None
+        await one.close()
+
+    run(main())
+
+
+def test_replies_take_a_quarter_of_the_journal(run: Run, journal: Path) -> None:
+    async def main() -> None:
+        one = await opened(journal, limit=16 << 20)
+        for update_id in range(100):
+            assert await one.put(update_id) == [SAFE]
+            one.delivered[0].reply = b"x" * 100_000
+            one.settle(update_id)
+        await one.put(1000)
+        known = [one.queue.reply(BOT, update_id) is not None for update_id in range(100)]
+        assert 35 <= sum(known) <= 42
+        assert known == sorted(known)
+        assert await one.put(0) == [KNOWN]
         await one.close()
 
     run(main())

@@ -1,4 +1,4 @@
-"""Room in a journal: it grows where it must, and what was handled always goes out of a full one."""
+"""`journal:` at the borders of its map and of `--journal-max`: nothing stops for good, what was handled goes out."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_an_unexpected_failure_of_filling_is_not_the_end(journal: Path, monkeypa
     async def main() -> None:
         one = await opened(journal)
         with monkeypatch.context() as broken:
-            broken.setattr("fasthook.queues.journal.pack_update", lambda update: 1 / 0)
+            broken.setattr("fasthook.queues.batch.pack_update", lambda update: 1 / 0)
             assert await one.put(1) == [FULL]
         assert await one.put(1) == [SAFE]
         await one.close()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fasthook.update import Update
 
 
-REPLY_BYTES = 16 << 20  # bytes of replies that are kept, the newest
+REPLY_BYTES = 16 << 20  # bytes of replies that are in memory, the newest; a journal has the others on disk
 _SHARE = 32  # updates of one chat that may be in memory at once; one is handled at a time
 
 
@@ -50,6 +50,7 @@ Redeliver = Callable[[Delivery], bool]
 Answered = Callable[["Update", Outcome], None]
 Record = bytes  # an update as it lies on disk (`store.unpack_update`)
 Match = Callable[["Update"], bool]
+Json = bytes  # a method as a handler returned it
 Reply = tuple[tuple[int, int], bytes]  # bot and update_id, and the method that the handler returned, as JSON
 
 
@@ -112,6 +113,10 @@ class Queue(Protocol):
 
     def replies(self) -> list[Reply]:
         """What the handlers of the last run returned, oldest first; known when it is open."""
+        ...
+
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        """What the handler of a settled update returned, if the queue has kept that."""
         ...
 
     def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fasthook.queues import (
     Answered,
     Deliver,
     Delivery,
+    Json,
     Match,
     Outcome,
     QueueError,
@@ -32,9 +32,10 @@ from fasthook.queues import (
     Redeliver,
     Reply,
 )
+from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
 from fasthook.queues.store import pack_update, received_at, replayed, unpack_update, words
-from fasthook.queues.tables import ID, NUMBER, Journal
+from fasthook.queues.tables import ID, Journal
 from fasthook.queues.window import Window
 from fasthook.update import Update
 
@@ -42,46 +43,12 @@ __all__ = ["Journal", "JournalQueue"]
 
 log = logging.getLogger("fasthook.queue")
 
-_BATCH = 1000  # updates in one commit
-_ROW = 128  # bytes that an update takes beside its own
 _KNOWN = 160  # bytes that a known id takes at most, in both of its tables
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
-_STEP = 16  # handled updates that make room for new ones at a time
 _DONE = 2000  # handled updates in one commit
 _MOVED = 1 << 20  # bytes of handled updates that are kept, and of replies, in one commit
-
-# number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, the reply, and how
-# many bytes this one writes
-_Done = tuple[int, bytes, bool, float | None, bytes | None, int]
-
-
-@dataclass(slots=True)
-class _Requeue:
-    """Handled updates by their numbers, and dead ones, that somebody wants to be handled again."""
-
-    wanted: list[int | Update]
-    moved: asyncio.Future[int]
-    count: int = 0
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one commit writes."""
-
-    new: list[Update]
-    done: list[_Done]
-    requeue: list[_Requeue] = field(default_factory=list)
-    tried: dict[int, Update] = field(default_factory=dict)  # have failed once more, by number
-    again: list[tuple[int, Update]] = field(default_factory=list)  # were handled, and wait once more
-    kept: list[tuple[int, Update]] = field(default_factory=list)
-    known: list[Update] = field(default_factory=list)
-    refused: list[Update] = field(default_factory=list)  # there is no room for them
-    rest: bool = False  # more was handled than goes into one commit
-    roomy: bool = True  # there is room for more than a few others
-    remembered: int = 0  # how many ids of handled updates there are afterwards
-    replies: int = 0  # bytes of replies there are afterwards
 
 
 class JournalQueue:
@@ -118,14 +85,12 @@ class JournalQueue:
         self._failing = False  # the last commit did
         self._number = 0  # the last that was given
         self._begun = 0  # the last that was given before this start
-        self._remembered = 0
-        self._reply_bytes = 0
         self._window = Window(window, share or window, self._read, self._get, self._enter)
         self._new: deque[Update] = deque()
-        self._done: list[_Done] = []
+        self._done: list[Done] = []
         self._moved = 0  # bytes that these write
-        self._committing: list[_Done] = []
-        self._requeue: list[_Requeue] = []
+        self._committing: list[Done] = []
+        self._requeue: list[Requeue] = []
         self._tried: dict[int, Update] = {}  # what has failed once more since it was written
         self._aside = 0  # how many of what was handled are in a file of their own
         self._commit_ends: asyncio.Future[None] | None = None
@@ -142,12 +107,14 @@ class JournalQueue:
         self._answered = answered
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
         self._opened = True
-        self.depth, self._remembered, self._number = self._journal.counts()
+        self.depth, remembered, self._number = self._journal.counts()
         self._begun = self._number
+        self._writing = Writing(
+            self._journal, remember=self._remember, remembered=remembered, keep=self._keep,
+            keeps=self._keep is not None or bool(self.handled_snapshot(0, 1)),
+        )  # fmt: skip
+        self._replies = self._journal.known_replies(REPLY_BYTES)
         self._take_in_settled()
-        self._keeps = self._keep is not None or bool(self.handled_snapshot(0, 1))
-        self._replies = self._journal.known_replies()
-        self._reply_bytes = sum(len(reply) for _, reply in self._replies)
         if self._remember * _KNOWN > self._limit // 2:
             log.warning(
                 "--journal-max (%d bytes) has no room for --dedup-size (%d) ids beside updates: fewer are remembered; "
@@ -159,6 +126,13 @@ class JournalQueue:
             pass  # nothing else is to be done before it is full
         return self.depth
 
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        try:
+            return self._journal.reply(ID.pack(bot_id, update_id))
+        except DAMAGE as error:
+            self._is_damaged(error)
+            return None
+
     def _take_in_settled(self) -> None:
         """What was handled before the last stop is taken out as soon as the file can be written."""
         for number, forget, handled_at, reply in self._journal.settled:
@@ -166,7 +140,7 @@ class JournalQueue:
             update = None if record is None else self._unpacked(number, record)
             if update is not None:
                 name = ID.pack(update.bot_id, update.update_id)
-                self._done.append((number, name, forget, handled_at, reply, len(update.raw) + _ROW))
+                self._done.append((number, name, forget, handled_at, reply, len(update.raw) + ROW))
                 self._window.gone.add(number)
                 self.depth -= 1
         self._aside = len(self._done)
@@ -193,7 +167,7 @@ class JournalQueue:
         name = ID.pack(update.bot_id, update.update_id)
         size = 0
         if handled_at is not None or delivery.reply is not None:
-            size = (len(update.raw) + _ROW if handled_at is not None else 0) + len(delivery.reply or b"")
+            size = (len(update.raw) + ROW if handled_at is not None else 0) + len(delivery.reply or b"")
             self._moved += size
         self._done.append((delivery.place, name, forget, handled_at, delivery.reply, size))
         self.depth -= 1
@@ -215,12 +189,12 @@ class JournalQueue:
     async def again(self, updates: Iterable[Update]) -> int:
         return await self._wait_again(list(updates))
 
-    async def _wait_again(self, wanted: list[Any]) -> int:
+    async def _wait_again(self, wanted: list[int] | list[Update]) -> int:
         moved = 0
         for start in range(0, len(wanted), _SLICE):
             if self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
-            part = _Requeue(wanted[start : start + _SLICE], self._loop.create_future())
+            part = Requeue(wanted[start : start + _SLICE], self._loop.create_future())
             self._requeue.append(part)
             self._commit_soon(0.0)
             moved += await part.moved
@@ -277,13 +251,13 @@ class JournalQueue:
 
     def _commit(self) -> None:
         self._timer = None
-        new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
+        new = [self._new.popleft() for _ in range(min(len(self._new), BATCH))]
         self._committing = self._some_done()
-        batch = _Batch(new, self._committing, self._requeue, self._tried, rest=bool(self._done))
+        batch = Batch(new, self._committing, self._requeue, self._tried, rest=bool(self._done))
         self._requeue, self._tried = [], {}
         self._begin_commit(batch)
 
-    def _some_done(self) -> list[_Done]:
+    def _some_done(self) -> list[Done]:
         """What was handled, as much of it as goes into one commit."""
         done = self._done
         if len(done) <= _DONE and self._moved <= _MOVED:
@@ -298,22 +272,22 @@ class JournalQueue:
         self._put_back(done[count:])
         return done[:count]
 
-    def _put_back(self, done: list[_Done]) -> None:
+    def _put_back(self, done: list[Done]) -> None:
         self._done = done
         self._moved = sum(row[5] for row in done)
 
-    def _begin_commit(self, batch: _Batch) -> None:
+    def _begin_commit(self, batch: Batch) -> None:
         try:
             txn = self._fill(batch)
         except Exception as error:
             self._ended(batch, error)
             return
         size = sum(row[5] for row in batch.done)
-        size += sum(len(update.raw) + _ROW for update in [*batch.new, *batch.tried.values()])
+        size += sum(len(update.raw) + ROW for update in [*batch.new, *batch.tried.values()])
         commit = self._loop.run_in_executor(self._writer, self._finish, txn, size, len(batch.done))
         commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
-    def _timed(self, batch: _Batch, ended: asyncio.Future[float]) -> None:
+    def _timed(self, batch: Batch, ended: asyncio.Future[float]) -> None:
         error = ended.exception()
         if isinstance(error, lmdb.MapFullError):  # LMDB found no room for its list of free pages: nothing was written
             try:
@@ -341,14 +315,15 @@ class JournalQueue:
             raise
         return time.monotonic() - began
 
-    def _fill(self, batch: _Batch) -> Any:
+    def _fill(self, batch: Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
         journal = self._journal
-        journal.grow_ahead(sum(len(update.raw) + _ROW for update in batch.new))
+        journal.grow_ahead(sum(len(update.raw) + ROW for update in batch.new))
         while True:
             txn = journal.env.begin(write=True)
             try:
-                self._write(txn, batch)
+                self._writing.write(txn, batch, self._number, troubled=self.trouble is not None)
+                self.used = batch.used
                 return txn
             except lmdb.MapFullError:
                 txn.abort()
@@ -357,7 +332,7 @@ class JournalQueue:
                 txn.abort()
                 raise
 
-    def _make_way(self, batch: _Batch) -> None:
+    def _make_way(self, batch: Batch) -> None:
         """The map is too small for a batch: make it larger, or the batch smaller. What was handled always goes out."""
         if self._journal.grow():
             return
@@ -376,75 +351,7 @@ class JournalQueue:
         else:
             self._journal.grow(beyond=True)
 
-    def _write(self, txn: Any, batch: _Batch) -> None:
-        journal = self._journal
-        batch.again, batch.kept, batch.known = [], [], []
-        self._write_done(txn, batch)
-        for tried, failed in batch.tried.items():
-            journal.note_attempt(txn, tried, failed)
-        number = self._number
-        for part in batch.requeue:
-            part.count = 0
-            for one in part.wanted:
-                new = number + 1
-                update = journal.put_back(txn, one, new) if isinstance(one, int) else journal.put_again(txn, one, new)
-                if update is not None:
-                    number = new
-                    part.count += 1
-                    batch.again.append((number, update))
-        if batch.new and not self._has_room(txn, batch, sum(len(update.raw) + _ROW for update in batch.new)):
-            batch.refused += batch.new
-            batch.new = []
-        for update in batch.new:
-            key = NUMBER.pack(number + 1)
-            if txn.put(ID.pack(update.bot_id, update.update_id), key, db=journal.ids, overwrite=False):
-                number += 1
-                txn.put(key, pack_update(update), db=journal.waiting, append=True)
-                batch.kept.append((number, update))
-            else:
-                batch.known.append(update)
-        self.used = journal.pages(txn)[0]
-        if self.trouble:
-            batch.roomy = self._has_room(txn, batch, self._limit // 16)
-
-    def _write_done(self, txn: Any, batch: _Batch) -> None:
-        """Take out what was handled, and forget what is too old."""
-        journal = self._journal
-        waiting, done, pack = journal.waiting, journal.done, NUMBER.pack
-        batch.remembered, batch.replies = self._remembered, self._reply_bytes
-        for number, name, forget, handled_at, reply, _ in batch.done:
-            if forget:
-                txn.delete(NUMBER.pack(number), db=journal.waiting)
-                txn.delete(name, db=journal.ids)
-                continue
-            batch.remembered += 1
-            if handled_at is None and reply is None:
-                key = pack(number)
-                txn.delete(key, db=waiting)
-                txn.put(key, name, db=done)
-                continue
-            journal.take_out(txn, number, name, handled_at, reply)
-            batch.replies += len(reply) if reply else 0
-        if batch.remembered > self._remember:
-            batch.remembered -= journal.forget(txn, batch.remembered - self._remember)
-        if batch.replies > REPLY_BYTES:
-            batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
-        if self._keeps:
-            journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
-            self._has_room(txn, batch, 0)  # what is kept takes more pages than it did while it waited
-
-    def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
-        """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
-        journal = self._journal
-        used, known = journal.pages(txn)
-        while known > self._limit // 2 and (forgotten := journal.forget(txn, _BATCH)):
-            batch.remembered -= forgotten
-            used, known = journal.pages(txn)
-        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
-            used, known = journal.pages(txn)
-        return used + more <= self._limit
-
-    def _ended(self, batch: _Batch, error: BaseException | None) -> None:
+    def _ended(self, batch: Batch, error: BaseException | None) -> None:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
         ends, self._commit_ends = self._commit_ends, None
         self._committing = []
@@ -466,7 +373,7 @@ class JournalQueue:
         elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
             self.trouble = None
-        self._remembered, self._reply_bytes = batch.remembered, batch.replies
+        self._writing.remembered = batch.remembered
         self._window.gone.difference_update([done[0] for done in batch.done])
         self._number += len(batch.again) + len(batch.kept)
         self.depth += len(batch.again) + len(batch.kept)
@@ -501,7 +408,7 @@ class JournalQueue:
         if self._window.wants and self._scanning is None:
             self._scan_on()
 
-    def _failed(self, batch: _Batch, error: BaseException) -> None:
+    def _failed(self, batch: Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
         self._failing = self._window.paused = True  # what is handled cannot be taken out: no more is
         self._put_back(batch.done + self._done)

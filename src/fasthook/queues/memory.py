@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fasthook.queues import Answered, Deliver, Delivery, Match, QueueError, Record, Redeliver, Reply
+from fasthook.queues import Answered, Deliver, Delivery, Json, Match, QueueError, Record, Redeliver, Reply
 from fasthook.queues.store import (
     REPLAYED,
     DamagedError,
@@ -123,6 +123,9 @@ class MemoryQueue:
 
     def replies(self) -> list[Reply]:
         return self._replies
+
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        return None
 
     def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
         return []

@@ -250,27 +250,38 @@ class Journal:
                         highest = max(highest, NUMBER.unpack(cursor.key())[0])
             return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
 
-    def known_replies(self) -> list[tuple[Name, bytes]]:
-        """What handlers returned, oldest first, by the update's bot and id."""
+    def known_replies(self, most: int) -> list[tuple[Name, bytes]]:
+        """What handlers returned, oldest first, by the update's bot and id: the newest, so many bytes of them."""
         found: list[tuple[Name, bytes]] = []
+        size = 0
         with self.env.begin() as txn, txn.cursor(db=self.replies) as cursor:
-            for key, reply in cursor:
+            for key, reply in cursor.iterprev() if cursor.last() else ():
+                size += len(reply)
+                if size > most:
+                    break
                 name = txn.get(key, db=self.done)
                 if name is not None:
                     bot_id, update_id = ID.unpack(name)
                     found.append(((bot_id, update_id), reply))
-        return found
+        return found[::-1]
+
+    def reply(self, name: bytes) -> bytes | None:
+        """What the handler of an update returned, if that is known."""
+        with self.env.begin() as txn:
+            number = txn.get(name, db=self.ids)
+            found: bytes | None = None if number is None else txn.get(number, db=self.replies)
+            return found
 
     # ------------------------------------------------------------ parts of a transaction
 
-    def pages(self, txn: Any) -> tuple[int, int]:
-        """Bytes in use, and how many of them are ids. What is free inside the file is not in use."""
+    def pages(self, txn: Any) -> tuple[int, int, int]:
+        """Bytes in use, and how many of them are ids, and replies. What is free inside the file is not in use."""
         page = int(self.env.stat()["psize"])
         sizes = []
         for table in (self.ids, self.done, self.waiting, self.handled, self.replies):
             stat = txn.stat(table)
             sizes.append(page * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
-        return sum(sizes), sizes[0] + sizes[1]
+        return sum(sizes), sizes[0] + sizes[1], sizes[4]
 
     def take_out(self, txn: Any, number: int, name: bytes, handled_at: float | None, reply: bytes | None) -> None:
         """A waiting update was handled: only its id stays known. `handled_at`: keep the update too."""
@@ -343,14 +354,14 @@ class Journal:
                 cursor.delete()
         return most
 
-    def drop_replies(self, txn: Any, excess: int) -> int:
-        """Drop the oldest replies, so many bytes at least. How many bytes those were."""
-        dropped = 0
+    def drop_replies(self, txn: Any, most: int) -> int:
+        """Drop so many of the oldest replies. How many those were."""
         with txn.cursor(db=self.replies) as cursor:
-            while dropped < excess and cursor.first():
-                dropped += len(cursor.value())
+            for n in range(most):
+                if not cursor.first():
+                    return n
                 cursor.delete()
-        return dropped
+        return most
 
     def make_room(self, more: int, touched: int, used: int) -> None:
         """Let the file have room for a commit before LMDB writes it; else `no_room` says why not.
