@@ -308,7 +308,7 @@ def test_a_hook_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SettingsError, match="conncurrency: no such setting; did you mean concurrency"):
         Hook(handler, conncurrency=5)
-    with pytest.raises(TargetError, match="a int is not a handler"):
+    with pytest.raises(TargetError, match="an int is not a handler"):
         Hook(5)
     monkeypatch.setenv("FASTHOOK_PORT", "x")
     with pytest.raises(SettingsError, match="FASTHOOK_PORT: must be"):
