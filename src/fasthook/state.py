@@ -165,7 +165,8 @@ def remember(path: Path, names: Iterable[tuple[int, int]]) -> None:
         with ring.open("r+b") as file:
             reserve(file.fileno(), os.fstat(file.fileno()).st_size)
             image = mmap.mmap(file.fileno(), 0)
-        known = DedupRing(*_RING_SIZES.unpack_from(image), buffer=image)
+        capacity, limit = _RING_SIZES.unpack_from(image)
+        known = DedupRing(capacity, limit, buffer=image)
         known.release_all()  # as the next start does
         for bot, update_id in names:
             known.claim(bot, update_id)
