@@ -71,6 +71,31 @@ def test_they_are_dropped_when_they_are_old(run: Run, journal: Path, monkeypatch
     run(main())
 
 
+def test_a_clock_that_was_ahead_does_not_keep_what_is_behind(
+    run: Run, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        now = time.time()
+
+        async def handle(update_id: int, at: float) -> None:
+            monkeypatch.setattr(time, "time", lambda: now + at)
+            one.settle(update_id)
+            await written(one)
+
+        one = await opened(journal, keep=60.0)
+        await one.put(1, 2, 3, 4, 5)
+        await handle(1, 1_000_000)
+        await handle(2, 1_000_000)
+        await handle(3, 0)
+        await handle(4, 50)
+        assert [number for number, _, _ in one.queue.handled_snapshot(0, 10)] == [1, 2, 3, 4]
+        await handle(5, 100)
+        assert [number for number, _, _ in one.queue.handled_snapshot(0, 10)] == [4, 5]
+        await one.close()
+
+    run(main())
+
+
 def test_they_make_room_for_new_ones(run: Run, journal: Path) -> None:
     async def main() -> None:
         one = await opened(journal, keep=3600.0, limit=1 << 20)

@@ -34,7 +34,7 @@ from fasthook.queues import (
 )
 from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
-from fasthook.queues.store import pack_update, received_at, replayed, unpack_update, words
+from fasthook.queues.store import may_be_sync, pack_update, received_at, replayed, unpack_update, words
 from fasthook.queues.tables import ID, Journal
 from fasthook.queues.window import Window
 from fasthook.update import Update
@@ -310,7 +310,7 @@ class JournalQueue:
         except lmdb.PanicError:
             raise
         except lmdb.Error as error:
-            if _may_be_sync(error) and self._journal.no_room is not None:
+            if may_be_sync(error) and self._journal.no_room is not None:
                 raise self._journal.no_room from None
             raise
         return time.monotonic() - began
@@ -418,7 +418,7 @@ class JournalQueue:
         if isinstance(error, DAMAGE) and not self._damaged:
             self._is_damaged(error)
         trouble = f"the journal {self._directory} cannot be written: {words(error)}"
-        if _may_be_sync(error):
+        if may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
         if not self._damaged:
@@ -577,8 +577,3 @@ class JournalQueue:
             ) from None
         log.warning("%d handled updates could not be taken out of the journal: they are in %s, and the next start "
                     "takes them out", count, path)  # fmt: skip
-
-
-def _may_be_sync(error: BaseException) -> bool:
-    """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
-    return isinstance(error, lmdb.PanicError) or "Input/output error" in str(error)

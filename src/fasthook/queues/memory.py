@@ -17,6 +17,7 @@ from fasthook.queues.store import (
     DamagedError,
     Store,
     StoreError,
+    SyncError,
     pack_update,
     replayed,
     set_aside,
@@ -162,6 +163,13 @@ class MemoryQueue:
         return len(deliveries)
 
     def _write(self, deliveries: list[Delivery]) -> None:
+        try:
+            self._write_spill(deliveries)
+        except SyncError as error:
+            log.error("%s: it is kept as %s, and another is written", error, set_aside(self._spill))
+            self._write_spill(deliveries)
+
+    def _write_spill(self, deliveries: list[Delivery]) -> None:
         store = Store(self._spill)
         try:
             records = (pack_update(one.update, REPLAYED if one.again else 0) for one in deliveries)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import struct
+import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -346,10 +347,21 @@ class Journal:
         return count
 
     def drop_handled(self, txn: Any, before: float, most: int) -> int:
-        """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many."""
+        """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many.
+
+        Where the clock was ahead for a while, an update counts as no younger than the first true one behind it.
+        """
+        now = time.time()
+        ahead = 0
         with txn.cursor(db=self.handled) as cursor:
+            found = cursor.first()
+            while found and ahead < most and (handled_at := _TIME.unpack_from(cursor.value())[0]) > max(now, before):
+                ahead += 1
+                found = cursor.next()
+            if ahead and (not found or (ahead < most and handled_at > before)):
+                return 0
             for n in range(most):
-                if not cursor.first() or _TIME.unpack_from(cursor.value())[0] > before:
+                if not cursor.first() or (n >= ahead and _TIME.unpack_from(cursor.value())[0] > before):
                     return n
                 cursor.delete()
         return most
