@@ -302,6 +302,7 @@ cdef class HookProtocol:
     cdef bint taking           # `take` is at work: it may be called back from a write
     cdef bint began            # a byte of a request has come
     cdef bint known            # it has shown the secret
+    cdef bint large            # its last answer
     cdef double unread_until   # how long an answer behind which it is closed may be unread
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
@@ -736,6 +737,7 @@ cdef class HookProtocol:
         if self.edge.access is not None:
             self.log_access(verdict)
         if close:
+            self.large = PyBytes_GET_SIZE(data) > AHEAD
             self.linger()
         return 0
 
@@ -867,7 +869,10 @@ cdef class HookProtocol:
             self.edge.count(TIMEOUTS, 1)
             if self.began and not self.answered:
                 return self.fail(TIMEOUT)
-        if state == LINGER and self.edge.now < self.unread_until and self.transport.get_write_buffer_size():
+        if state == LINGER and self.edge.now < self.unread_until and (
+            self.transport.get_write_buffer_size()
+            or (self.large and not self.transport.can_write_eof())  # TLS does not tell what waits below it
+        ):
             self.enter(LINGER)  # its last answer has as long as any to be read
             return 0
         if state == UNREAD or state == LINGER:
