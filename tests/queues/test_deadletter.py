@@ -250,11 +250,16 @@ def test_a_spill_whose_sync_fails_is_written_to_another_file(
         failing.append(broken(tmp_path / "spill"))
         queue = MemoryQueue(tmp_path / "spill")
         found: list[Delivery] = []
-        await queue.open(found.append, lambda delivery: found.append(delivery) or True, lambda update, outcome: None)
+
+        def take(delivery: Delivery) -> bool:
+            found.append(delivery)
+            return True
+
+        await queue.open(found.append, take, lambda update, outcome: None)
         await queue.close(found[1:])
         found.clear()
         queue = MemoryQueue(tmp_path / "spill")
-        await queue.open(found.append, lambda delivery: found.append(delivery) or True, lambda update, outcome: None)
+        await queue.open(found.append, take, lambda update, outcome: None)
         assert [delivery.update.update_id for delivery in found] == [2, 3]
         await queue.close(found)
 

@@ -46,7 +46,15 @@ class Batch:
     rest: bool = False  # more was handled than goes into one commit
     roomy: bool = True  # there is room for more than a few others
     remembered: int = 0  # how many ids of handled updates there are afterwards
-    used: int = 0  # bytes of the file that are not free
+    used: int = 0  # bytes of the file that are not free, about
+    size: int = 0  # bytes that it writes, about
+
+    def __post_init__(self) -> None:
+        self.size = sum([len(update.raw) for update in self.new]) + ROW * len(self.new)
+        if self.tried:
+            self.size += sum(len(update.raw) + ROW for update in self.tried.values())
+        if self.done:
+            self.size += sum([row[5] for row in self.done])
 
 
 class Writing:
@@ -74,9 +82,10 @@ class Writing:
             journal.note_attempt(txn, tried, update)
         for part in batch.requeue:
             number = self._write_again(txn, batch, part, number)
-        if batch.new and not self._has_room(txn, batch, sum(len(update.raw) + ROW for update in batch.new)):
+        more = sum([len(update.raw) for update in batch.new]) + ROW * len(batch.new)
+        if not self._has_room(txn, batch, more) and batch.new:
             batch.refused += batch.new
-            batch.new = []
+            batch.new, more = [], 0
         ids, waiting, pack, pack_id, put = journal.ids, journal.waiting, NUMBER.pack, ID.pack, txn.put
         for update in batch.new:
             key = pack(number + 1)
@@ -86,7 +95,7 @@ class Writing:
                 batch.kept.append((number, update))
             else:
                 batch.known.append(update)
-        batch.used = journal.pages(txn)[0]
+        batch.used += more
         if troubled:
             batch.roomy = self._has_room(txn, batch, self._limit // 16)
 
@@ -136,4 +145,5 @@ class Writing:
             used, known, _ = journal.pages(txn)
         while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
             used = journal.pages(txn)[0]
+        batch.used = used
         return used + more <= self._limit

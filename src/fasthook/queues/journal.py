@@ -282,9 +282,7 @@ class JournalQueue:
         except Exception as error:
             self._ended(batch, error)
             return
-        size = sum(row[5] for row in batch.done)
-        size += sum(len(update.raw) + ROW for update in [*batch.new, *batch.tried.values()])
-        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size, len(batch.done))
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, batch.size, len(batch.done))
         commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
     def _timed(self, batch: Batch, ended: asyncio.Future[float]) -> None:
@@ -318,7 +316,7 @@ class JournalQueue:
     def _fill(self, batch: Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
         journal = self._journal
-        journal.grow_ahead(sum(len(update.raw) + ROW for update in batch.new))
+        journal.grow_ahead(batch.size)
         while True:
             txn = journal.env.begin(write=True)
             try:

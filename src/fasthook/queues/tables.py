@@ -107,6 +107,7 @@ class Journal:
             readahead=False,
         )
         try:
+            self._page = int(self.env.stat()["psize"])
             make_whole(self.env, self.file)
             self.meta, self.ids, self.done, self.handled, self.replies, self.waiting = (
                 self.env.open_db(name.encode()) for name in _TABLES
@@ -277,7 +278,7 @@ class Journal:
 
     def pages(self, txn: Any) -> tuple[int, int, int]:
         """Bytes in use, and how many of them are ids, and replies. What is free inside the file is not in use."""
-        page = int(self.env.stat()["psize"])
+        page = self._page
         sizes = []
         for table in (self.ids, self.done, self.waiting, self.handled, self.replies):
             stat = txn.stat(table)
@@ -384,9 +385,10 @@ class Journal:
         """
         if not hasattr(os, "posix_fallocate"):
             return
-        page, length = self._length()
-        copied = max(0, touched * page - (length - used) // 2)
-        needed = length + min(2 * more + _COPIED + copied, self.env.info()["map_size"] - length)
+        info = self.env.info()
+        length = (info["last_pgno"] + 1) * self._page
+        copied = max(0, touched * self._page - (length - used) // 2)
+        needed = length + min(2 * more + _COPIED + copied, info["map_size"] - length)
         if needed <= self._allocated:
             return
         try:
@@ -401,13 +403,9 @@ class Journal:
 
     def grow_ahead(self, more: int) -> None:
         """Let the map have room for a commit of so many bytes, as far as it may grow."""
-        _, length = self._length()
-        if self.env.info()["map_size"] - length < 2 * more + _MARGIN:
+        info = self.env.info()
+        if info["map_size"] - (info["last_pgno"] + 1) * self._page < 2 * more + _MARGIN:
             self.grow()
-
-    def _length(self) -> tuple[int, int]:
-        page = int(self.env.stat()["psize"])
-        return page, (self.env.info()["last_pgno"] + 1) * page
 
     def grow(self, *, beyond: bool = False) -> bool:
         """Make the map larger; False if it is as large as it may be.
