@@ -20,7 +20,7 @@ SECONDS = 110.0  # for all kills, at most
 KILLS = 220
 # Which options, the share of the kills and of the seconds, and how many kills a slow machine must come to: workers take
 # a second to start.
-PARTS = {"": (0.7, 80), "--ack handled": (0.15, 15), "--workers 2": (0.15, 5)}
+PARTS = {"": (0.7, 40), "--ack handled": (0.15, 8), "--workers 2": (0.15, 3)}
 CHATS = 12
 # Seconds before a kill from which on an update may be handled once more: what was handled is written with the next
 # commit, at most 20 ms later.
