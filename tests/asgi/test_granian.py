@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -55,7 +56,9 @@ def test_served_by_granian(tmp_path: Path, prefix: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not re.match("FASTHOOK_|BOT_TOKEN|GRANIAN_", k)}
     if prefix:
         command += ["--url-path-prefix", prefix]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
     try:
         assert process.stdout
@@ -79,7 +82,8 @@ def test_served_by_granian(tmp_path: Path, prefix: str) -> None:
         assert process.wait(PATIENCE) == 0
     finally:
         connection.close()
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its worker may outlive it
         process.wait()
         assert process.stdout
         process.stdout.close()
