@@ -8,7 +8,7 @@ import contextvars
 import logging
 import os
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
 from time import monotonic_ns
 from typing import Any
 
@@ -248,9 +248,10 @@ async def _late(receiving: _Begun, seconds: float) -> Message:
 
 
 class _Begun:
-    """Something awaited that has taken its first step outside of what awaits it now."""
+    """Something awaited that has taken its first step outside of what awaits it now. It goes on as under `yield from`
+    (PEP 380): what `__await__` gives has to be an iterator, and may be no generator."""
 
-    def __init__(self, running: Generator[Any, Any, Message], step: Any) -> None:
+    def __init__(self, running: Iterator[Any], step: Any) -> None:
         self._running = running
         self._step = step
 
@@ -261,9 +262,11 @@ class _Begun:
                 try:
                     sent = yield step
                 except BaseException as error:
+                    if not hasattr(running, "throw"):
+                        raise
                     step = running.throw(error)
                 else:
-                    step = running.send(sent)
+                    step = next(running) if sent is None else running.send(sent)  # type: ignore[attr-defined]
         except StopIteration as message:
             return message.value  # type: ignore[no-any-return]
 
