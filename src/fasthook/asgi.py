@@ -253,11 +253,13 @@ class _Begun:
         try:
             while True:
                 try:
-                    sent = yield step
+                    yield step
                 except BaseException as error:
+                    if not hasattr(running, "throw"):  # Granian's: an iterator, which is all that PEP 492 asks for
+                        raise
                     step = running.throw(error)
                 else:
-                    step = running.send(sent)
+                    step = next(running)
         except StopIteration as message:
             return message.value  # type: ignore[no-any-return]
 
