@@ -8,7 +8,7 @@ import contextvars
 import logging
 import os
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
 from time import monotonic_ns
 from typing import Any
 
@@ -80,13 +80,18 @@ class Hook:
         shared: bool,
         target: str | None = None,
     ) -> None:
-        self.settings = settings = complete(handler, settings)
-        self.target = handler
+        settings = complete(handler, settings)
         self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
         self._door = Door(settings)
-        self._access = AccessLog(settings) if settings.access_log else None
+        self._logs = settings.access_log
+        self._access: AccessLog | None = None  # made when the token is known
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """With the bot's own token, if it has one; when it runs in worker processes, once they have started."""
+        return self.receiver.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,7 +127,7 @@ class Hook:
             waiter = Waiter()
             receiver.reject(judged, raw, waiter)
             verdict = await waiter.future
-        if self._access is not None:
+        if self._logs:
             self._log(scope, verdict, judged.bot_id, update, came)
         headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
         await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
@@ -131,7 +136,7 @@ class Hook:
 
     async def _refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
         """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
-        if self._access is not None:
+        if self._logs:
             self._log(scope, verdict, None, None, came)
         version = scope["http_version"]
         headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
@@ -201,7 +206,8 @@ class Hook:
     # ------------------------------------------------------------ a request
 
     def _log(self, scope: Scope, verdict: Verdict, bot: int | None, update: Any, came: int) -> None:
-        assert self._access is not None
+        if self._access is None:
+            self._access = AccessLog(self.settings)
         address = scope["client"][0] if scope.get("client") else None
         if (trusted := self.settings.trusted_proxy) is not None:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
@@ -242,9 +248,10 @@ async def _late(receiving: _Begun, seconds: float) -> Message:
 
 
 class _Begun:
-    """Something awaited that has taken its first step outside of what awaits it now."""
+    """Something awaited that has taken its first step outside of what awaits it now. It goes on as under `yield from`
+    (PEP 380): what `__await__` gives has to be an iterator, and may be no generator."""
 
-    def __init__(self, running: Generator[Any, Any, Message], step: Any) -> None:
+    def __init__(self, running: Iterator[Any], step: Any) -> None:
         self._running = running
         self._step = step
 
@@ -253,13 +260,13 @@ class _Begun:
         try:
             while True:
                 try:
-                    yield step
+                    sent = yield step
                 except BaseException as error:
-                    if not hasattr(running, "throw"):  # Granian's: an iterator, which is all that PEP 492 asks for
+                    if not hasattr(running, "throw"):
                         raise
                     step = running.throw(error)
                 else:
-                    step = next(running)
+                    step = next(running) if sent is None else running.send(sent)  # type: ignore[attr-defined]
         except StopIteration as message:
             return message.value  # type: ignore[no-any-return]
 

@@ -73,8 +73,9 @@ def test_served_by_granian(tmp_path: Path, prefix: str) -> None:
             ("POST", f"{prefix}/webhook", bytes(1025), 413),
         ]
         for method, path, raw, status in requests:
-            connection.sock = connected(tmp_path / "granian.sock")  # behind a chunked body granian may close
-            connection.request(method, path, raw, SECRET)
+            connection.sock = connected(tmp_path / "granian.sock")
+            with contextlib.suppress(BrokenPipeError):  # granian closes when a head is refused before its body has come
+                connection.request(method, path, raw, SECRET)
             response = connection.getresponse()
             response.read()
             connection.close()
