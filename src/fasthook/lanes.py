@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -60,7 +61,7 @@ class Lane:
         self.first = first
 
 
-class Lanes:
+class Lanes(abc.ABC):
     """Order, retries, dead letters and the drain. Who handles the updates makes a class of this with `_wake`.
 
     `reply`: gets what a handler returned, if that isn't None; None if that was all, else to be awaited; raises GaveUp
@@ -185,14 +186,14 @@ class Lanes:
     # ------------------------------------------------------------ of those who handle
 
     @property
+    @abc.abstractmethod
     def in_flight(self) -> int:
         """Updates in the handler now."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def stuck(self) -> int:
         """Handlers that go on although they were cancelled; known at the end of a drain."""
-        raise NotImplementedError
 
     def _in_no_hand(self) -> set[Lane]:
         """Lanes whose first update waits for its turn."""
@@ -202,13 +203,13 @@ class Lanes:
         """Take such a lane from where it waits."""
         self._ready.remove(lane)
 
+    @abc.abstractmethod
     def _wake(self) -> None:
         """Let one more look at the ready lanes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def _stop(self) -> None:
         """Handle nothing more, and end what runs."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ what became of an update
 

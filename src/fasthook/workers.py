@@ -157,7 +157,7 @@ class Workers(Lanes):
         lane.worker = worker
         worker.in_hand[number] = lane
         worker.given += 1
-        head = HEAD.pack(_BEFORE + len(raw), 2, number)
+        head = HEAD.pack(_BEFORE + len(raw), Kind.DELIVER, number)
         attempt = min(update.attempt, 0xFFFF)
         worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
         if worker.limit is not None and worker.given >= worker.limit:
