@@ -373,7 +373,7 @@ class JournalQueue:
             self.trouble = None
         self._writing.remembered = batch.remembered
         self._window.gone.difference_update([done[0] for done in batch.done])
-        self._number += len(batch.again) + len(batch.kept)
+        self._number = batch.last
         self.depth += len(batch.again) + len(batch.kept)
         if self._damaged:
             batch.refused += self._new  # damage was seen while this commit was under way: there is no other
