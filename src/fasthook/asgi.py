@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
@@ -19,6 +19,9 @@ from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, SettingsError, load
 from fasthook.telegram.networks import caller
+
+if TYPE_CHECKING:
+    from fasthook.bots import Bots
 
 log = logging.getLogger("fasthook")
 
@@ -64,10 +67,12 @@ class Hook:
         *,
         lifespan: Callable[[Any], Any] | None = None,
         target: str | None = None,
+        bots: Bots | None = None,
     ) -> Hook:
-        """A hook with settings that are already made. `target`: of a handler that runs in worker processes."""
+        """A hook with settings that are already made. `target`: of a handler that runs in worker processes. `bots`:
+        several, in place of one handler."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan, shared=False, target=target)
+        hook._set_up(handler, settings, lifespan, shared=False, target=target, bots=bots)
         return hook
 
     def _set_up(
@@ -78,12 +83,17 @@ class Hook:
         *,
         shared: bool,
         target: str | None = None,
+        bots: Bots | None = None,
     ) -> None:
         self.settings = settings = complete(handler, settings)
         self.target = handler
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
+        self.receiver = Receiver(
+            handler, settings, lifespan=lifespan, app=self, shared=shared, target=target, bots=bots
+        )
+        if bots:
+            bots.app = self
         self._door = Door(settings)
-        self._access = AccessLog(settings) if settings.access_log else None
+        self._access = AccessLog(lambda: self.receiver.hidden) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from fasthook.bottables import Configured, configured
 from fasthook.settings import Settings, SettingsError, config_file, flag, load, options, unknown_variables, variable
 from fasthook.wording import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 def settings_options(function: _F) -> _F:
@@ -41,12 +44,21 @@ def _option(declared: Field[Any]) -> Callable[[_F], _F]:
 
 def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
     """The settings of a command line; a wrong one ends the program with exit code 2 and one line."""
+    return _read(config, given, lambda file: load(given, os.environ, file, command=True))
+
+
+def configured_from(config: str | None, given: dict[str, Any], target: str | None = None) -> Configured:
+    """The same, with the `[[bot]]` tables of the file. `target`: of tables without one."""
+    return _read(config, given, lambda file: configured(given, os.environ, file, target))
+
+
+def _read(config: str | None, given: dict[str, Any], read: Callable[[Path | None], _T]) -> _T:
     if given.pop("no_ops", False):
         given["ops"] = "off"
     for line in unknown_variables(os.environ):
         click.echo(f"fasthook: {line}; it is ignored", err=True)
     try:
-        return load(given, os.environ, config_file(config, os.environ), command=True)
+        return read(config_file(config, os.environ))
     except SettingsError as error:
         fail(str(error), code=2)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import lmdb
 
+from fasthook._core import Shares
 from fasthook.queues import (
     REPLY_BYTES,
     Answered,
@@ -85,6 +86,7 @@ class JournalQueue:
     `window`: how many updates are in memory at most; the others wait on disk. `share`: how many of one chat, None for
     as many. `remember`: how many ids of handled updates stay known. `limit`: bytes that the file may grow to. `keep`:
     seconds that handled updates are kept, None for not at all. `committed`: told how many seconds each commit took.
+    `shares`: divides the window among several bots.
     """
 
     durable = True
@@ -99,6 +101,7 @@ class JournalQueue:
         share: int | None = None,
         keep: float | None = None,
         committed: Callable[[float], None] = lambda seconds: None,
+        shares: Shares | None = None,
     ) -> None:
         self.depth = 0
         self.used = 0
@@ -115,7 +118,7 @@ class JournalQueue:
         self._begun = 0  # the last that was given before this start
         self._remembered = 0
         self._reply_bytes = 0
-        self._window = Window(window, share or window, self._read, self._get, self._enter)
+        self._window = Window(window, share or window, self._read, self._get, self._enter, shares)
         self._new: deque[Update] = deque()
         self._done: list[_Done] = []
         self._committing: list[_Done] = []
@@ -176,6 +179,12 @@ class JournalQueue:
         if self._window.behind and self._scanning is None and self._window.wants:
             self._scan_on()
         self._commit_soon(_PAUSE)
+
+    def bots_changed(self) -> None:
+        try:
+            self._window.feed()
+        except DAMAGE as error:
+            self._is_damaged(error)
 
     async def requeue(self, numbers: Iterable[int]) -> int:
         return await self._wait_again(list(numbers))

@@ -139,6 +139,9 @@ class MemoryQueue:
         finally:
             store.close()
 
+    def bots_changed(self) -> None:
+        pass  # all is in memory
+
     async def abandon(self) -> None:
         if self._emptied is not None:
             await asyncio.wait([self._emptied])
