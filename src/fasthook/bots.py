@@ -63,7 +63,7 @@ class Bots:
         self.settings = configured.settings
         self.tables: dict[int, BotTable] = {table.bot_id: table for table in configured.tables}
         self.room = len(self.tables) + _MORE
-        self._reread = reread
+        self._reread: Callable[[], Configured] | None = reread
         self._hide = hide
         self._in_workers = configured.settings.in_processes
         self._loaded: dict[int, Loaded] = {}
@@ -78,7 +78,7 @@ class Bots:
         self._queue: Queue
         self._workers: Workers | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        self._again = False
+        self._again = self._ended = False
 
     def _account(self, table: BotTable, loaded: Loaded | None = None) -> Account:
         loaded = loaded or self._loaded.get(table.bot_id)
@@ -123,7 +123,7 @@ class Bots:
 
     async def stop_registering(self) -> None:
         """At the beginning of the end, when nobody is added or removed any more."""
-        self._reread = None
+        self._ended = True
         for account in self._accounts.values():
             await account.stop_registering()
 
@@ -140,7 +140,7 @@ class Bots:
     # ------------------------------------------------------------ while it runs
 
     async def reload(self) -> None:
-        """Read the file again and serve what it says; if it cannot be served, all stays as it is and the log says why."""
+        """Read the file again and serve what it says; if that cannot be, all stays as it is and the log says why."""
         self._again = True
         while self._again:
             self._again = False
@@ -151,7 +151,7 @@ class Bots:
         self._again = True
 
     async def _reload_once(self) -> None:
-        if self._reread is None:
+        if self._reread is None or self._ended:
             return
         try:
             change = self._difference(self._reread())
@@ -159,7 +159,7 @@ class Bots:
         except (SettingsError, TargetError, ChangeError) as error:
             log.error("nothing has changed: %s", error)
             return
-        if not self._reread:  # a signal to stop came meanwhile
+        if self._ended:  # a signal to stop came meanwhile
             for one in started:
                 await one.scope.aclose()
             return
@@ -169,7 +169,9 @@ class Bots:
     def _difference(self, now: Configured) -> _Change:
         if not now.tables:
             raise ChangeError("there is no [[bot]] in the file any more; to serve one bot without, start again")
-        others = [one.name for one in fields(Settings) if getattr(now.settings, one.name) != getattr(self.settings, one.name)]
+        others = [
+            one.name for one in fields(Settings) if getattr(now.settings, one.name) != getattr(self.settings, one.name)
+        ]
         if others:
             log.warning("a restart is needed for what else has changed: %s", ", ".join(map(flag, others)))
         tables = {table.bot_id: self._own(table) for table in now.tables}
@@ -260,7 +262,7 @@ class Bots:
         loop, seconds = asyncio.get_running_loop(), self.settings.drain_timeout
         end = loop.time() + seconds
         if bot_id not in self.tables:
-            while loop.time() < end and self._lanes.has_in_hand(bot_id):
+            while loop.time() < end and self._lanes.has_in_hand(bot_id):  # noqa: ASYNC110  # rare, and nobody tells
                 await asyncio.sleep(_LOOK)
         try:
             if running is not None:
@@ -278,5 +280,3 @@ class Bots:
 
 def _open(gate: Gate, table: BotTable) -> None:
     gate.add(table.settings.path.encode(), table.bot_id, table.settings.valid_secrets)
-
-

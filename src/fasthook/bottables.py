@@ -57,9 +57,10 @@ class Configured:
 
 
 def configured(
-    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, target: str | None = None
+    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None, target: str | None
 ) -> Configured:
-    """The settings of `load`, and the file's `[[bot]]` tables. `target`: of tables without one.
+    """The settings of `load`, and the file's `[[bot]]` tables. `target`: of tables without one; they may stay without
+    if it is empty.
 
     SettingsError: one line that names the table.
     """
@@ -71,17 +72,10 @@ def configured(
     if not isinstance(raw, list) or not raw or not all(isinstance(table, dict) for table in raw):
         raise SettingsError(f"{config}: {TABLES}: write [[bot]] above each bot's keys, with two brackets")
     _refuse_shared(given, environ, config, content)
-    tables = [
-        _table(f"{config}: [[bot]] {number}", table, settings, target) for number, table in enumerate(raw, 1)
-    ]
+    tables = [_table(f"{config}: [[bot]] {number}", table, settings, target) for number, table in enumerate(raw, 1)]
     _check_distinct(tables)
     _check_together(tables, settings)
     return Configured(settings, tuple(tables))
-
-
-def has_tables(config: Path | None) -> bool:
-    """Whether a file is there that can be read and has tables."""
-    return config is not None and TABLES in read_file(config)
 
 
 def _refuse_shared(
@@ -95,7 +89,9 @@ def _refuse_shared(
         places += [f"{config}: {name}"] if name in content else []
         if places:
             where = "it" if places[0].startswith(str(config)) else str(config)
-            raise SettingsError(f"{places[0]}: {where} has [[bot]] tables, each with its own {name}: leave this one out")
+            raise SettingsError(
+                f"{places[0]}: {where} has [[bot]] tables, each with its own {name}: leave this one out"
+            )
 
 
 def _table(where: str, raw: Mapping[str, Any], settings: Settings, target: str | None) -> BotTable:
@@ -133,7 +129,9 @@ def _check_distinct(tables: list[BotTable]) -> None:
         for table in tables:
             value, words = of(table)
             if value in seen:
-                raise SettingsError(f"{table.where}: {name}: {words} is that of {seen[value].partition(': ')[2]} already")
+                raise SettingsError(
+                    f"{table.where}: {name}: {words} is that of {seen[value].partition(': ')[2]} already"
+                )
             seen[value] = table.where
 
 

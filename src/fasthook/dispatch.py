@@ -54,8 +54,8 @@ class _Runner:
 class Dispatcher(Lanes):
     """Lanes whose updates are handled here.
 
-    `call`: the handler. `concurrency`: updates in handlers at once; with `turns`, its shares say it. `timeout`: seconds before a handler is cancelled.
-    `handling`: counts the runs. `policy`: what `Lanes` takes.
+    `call`: the handler. `concurrency`: updates in handlers at once; with `turns`, its shares say it. `timeout`: seconds
+    before a handler is cancelled. `handling`: counts the runs. `policy`: what `Lanes` takes.
     """
 
     def __init__(

@@ -69,7 +69,8 @@ class Lanes:
     or nothing. `bury`: makes a dead letter of a delivery that has `failure` set, and raises if it could not.
     `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
     worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
-    order within a chat. `retried`: told of each failure after which the update is tried again. `turns`: of several bots.
+    order within a chat. `retried`: told of each failure after which the update is tried again. `turns`: of
+    several bots.
     """
 
     def __init__(

@@ -218,7 +218,9 @@ class Receiver:
         }
         if self.bots:
             # Where workers handle the updates, each of them has its own places.
-            policy["turns"] = Turns(self.bots.tables, None if self.workers_wanted else self._shares(settings.concurrency))
+            policy["turns"] = Turns(
+                self.bots.tables, None if self.workers_wanted else self._shares(settings.concurrency)
+            )
         if call := self._call:
             return Dispatcher(
                 call,

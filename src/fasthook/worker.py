@@ -24,14 +24,17 @@ from typing import Any, cast
 
 import orjson
 
+from fasthook._core import Shares
 from fasthook._scan import restore
+from fasthook.bottables import BotTable
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
-from fasthook.handlers import Handler, Target, TargetError, adapt, load
+from fasthook.handlers import TargetError, adapt, load
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
+from fasthook.turns import Turns
 from fasthook.update import Update
 from fasthook.wording import bots_frames, one_line
 
@@ -45,10 +48,11 @@ _LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What a worker is told before anything else."""
+    """What a worker is told before anything else. `bots`: where there are several; then `target` is not used."""
 
     target: str
     settings: Settings
+    bots: tuple[BotTable, ...] = ()
 
 
 class Refused(Exception):
@@ -73,7 +77,7 @@ def main() -> int:
     if made is None:
         return 0  # the door is gone already
     settings = made.settings
-    redact = set_up(settings)
+    redact = set_up(settings, [text for table in made.bots for text in table.hidden])
     try:
         return _handle(ours, made)
     except Refused as error:
@@ -103,16 +107,16 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
     import uvloop
 
     settings = made.settings
+    name = f"{made.target}: " if not made.bots else ""
     try:
-        target = load(made.target)
-        handler = adapt(target.value, threads=min(settings.concurrency, THREADS), settings=settings)
+        bots: _Bot | _Bots = _Bots(made) if made.bots else _Bot(made)
     except TargetError as error:
         cause = error.__cause__
-        raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None
+        raise Refused(f"{name}{error}", 1 if cause else error.code, cause) from None
     except BaseException as error:  # sys.exit() at import, for instance
-        raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
+        raise Refused(f"{name}the import ends in {one_line(error)}", 1, error) from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(ours, settings, target, handler))
+        stuck = runner.run(_serve(ours, settings, bots))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
@@ -121,33 +125,76 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
     return 0
 
 
-async def _serve(ours: socket.socket, settings: Settings, target: Target, handler: Handler) -> int:
+class _Bot:
+    """The bot of a worker."""
+
+    def __init__(self, made: SetUp) -> None:
+        self._settings = made.settings
+        self._target = load(made.target)
+        threads = min(made.settings.concurrency, THREADS)
+        self._handler = adapt(self._target.value, threads=threads, settings=made.settings)
+        self.call = self._handler.call
+        self.turns: Turns | None = None
+
+    async def start(self, scope: contextlib.AsyncExitStack) -> Any:
+        """Start it; what its lifespan yielded."""
+        state, made = None, self._target.lifespan
+        if made:
+            from fasthook.asgi import Hook
+
+            state = await scope.enter_async_context(made(Hook.of(self._target.value, self._settings, lifespan=made)))
+        await self._handler.start()
+        scope.push_async_callback(self._handler.stop)
+        return state
+
+    @property
+    def running(self) -> int:
+        return self._handler.running
+
+
+class _Bots:
+    """The bots of a worker, where there are several: each has its share of --concurrency here, too."""
+
+    def __init__(self, made: SetUp) -> None:
+        from fasthook.asgi import Hook
+        from fasthook.handlers.several import Handlers, load_bot
+
+        tables = {table.bot_id: table for table in made.bots}
+        self._loaded = [load_bot(table) for table in made.bots]
+        self._handlers = Handlers(lambda one: Hook.of(one.value, tables[one.bot_id].settings, lifespan=one.lifespan))
+        self.call = self._handlers.call
+        self.turns: Turns | None = Turns(tables, Shares(made.settings.concurrency, tables))
+
+    async def start(self, scope: contextlib.AsyncExitStack) -> None:
+        """Start all; each call sets the state of its update."""
+        scope.push_async_callback(self._handlers.stop)
+        await self._handlers.start_all(self._loaded)
+
+    @property
+    def running(self) -> int:
+        return self._handlers.running
+
+
+async def _serve(ours: socket.socket, settings: Settings, bots: _Bot | _Bots) -> int:
     """Handle until it is time to leave; how many handlers still run."""
     async with contextlib.AsyncExitStack() as scope:
         try:
-            state = None
-            if target.lifespan:
-                from fasthook.asgi import Hook
-
-                app = Hook.of(target.value, settings, lifespan=target.lifespan)
-                state = await scope.enter_async_context(target.lifespan(app))
-            await handler.start()
+            state = await bots.start(scope)
         except Exception as error:
             raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
-        scope.push_async_callback(handler.stop)
-        work = _Work(settings, handler, state)
+        work = _Work(settings, bots, state)
         await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
         work.start()
         seconds = await work.leaves
         await work.end(seconds)
     await work.close()
-    return handler.running + work.dispatcher.stuck
+    return bots.running + work.dispatcher.stuck
 
 
 class _Work(asyncio.Protocol):
     """The worker's end of the socket pair, and the dispatcher behind it."""
 
-    def __init__(self, settings: Settings, handler: Handler, state: Any) -> None:
+    def __init__(self, settings: Settings, bots: _Bot | _Bots, state: Any) -> None:
         self._state = state
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -161,7 +208,8 @@ class _Work(asyncio.Protocol):
         self.leaves: asyncio.Future[float] = self._loop.create_future()  # seconds for what is in hand
         # Retries and order are the door's.
         self.dispatcher = Dispatcher(
-            handler.call,
+            bots.call,
+            turns=bots.turns,
             reply=self._reply,
             bury=self._failed,
             settled=self._settled,

@@ -25,9 +25,9 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
     """
     found = configured_from(config, given, target)
     settings, several = found.settings, bool(found.tables)
-    redact = set_up(settings, [text for table in found.tables for text in table.hidden])
     if target is None and not several:
-        fail("no TARGET: give one, for instance bot:handler, or [[bot]] tables in fasthook.toml", code=2)
+        raise click.UsageError("missing argument 'TARGET', or [[bot]] tables in fasthook.toml")
+    redact = set_up(settings, [text for table in found.tables for text in table.hidden])
 
     from fasthook.asgi import Hook
     from fasthook.bots import Bots
