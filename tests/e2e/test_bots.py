@@ -387,7 +387,10 @@ def check(ended: Ended, begins: str) -> None:
         (table(SECOND) + "path = 5\n", "fasthook.toml: [[bot]] 2: path: must begin with /"),
         (table(SECOND) + "target = 5\n", "fasthook.toml: [[bot]] 2: target: must be module:attribute, not 5"),
         (table(SECOND, target="bot:none"), "fasthook.toml: [[bot]] 2: bot:none: the module 'bot' has no attribute"),
-        (table(SECOND, **{"allowed-updates": "mesage"}), "fasthook.toml: [[bot]] 2: allowed-updates: must be kinds"),
+        (
+            table(SECOND, **{"allowed-updates": "chat-member"}),
+            "fasthook.toml: [[bot]] 2: allowed-updates: must be kinds",
+        ),
         (table(SECOND, port="5"), "fasthook.toml: [[bot]] 2: port: a bot has no such setting"),
     ],
 )
@@ -422,3 +425,36 @@ def test_without_a_target(bots: Bots) -> None:
 def test_poll_is_for_one(bots: Bots) -> None:
     bots.write(table(FIRST))
     check(fasthook(bots.directory, "poll", "bot:handler"), "poll fetches for one bot, and fasthook.toml has [[bot]]")
+
+
+AIOGRAM = """
+from aiogram import Dispatcher
+from aiogram.methods import SendMessage
+
+dp = Dispatcher()
+
+
+@dp.message()
+async def echo(message, bot):
+    return SendMessage(chat_id=message.chat.id, text=f"{bot.id}: {message.text}")
+"""
+
+
+def test_a_librarys_dispatcher_for_two_bots(serve: Callable[..., Server], bots: Bots) -> None:
+    """Each table has an adapter of its own, with its token; the first bot goes, and the other one still answers."""
+    pytest.importorskip("aiogram")
+    (bots.directory / "library.py").write_text(AIOGRAM)
+    bots.write(table(FIRST), table(SECOND))
+    message = {"message_id": 1, "date": 0, "chat": {"id": 1, "type": "private"}}
+    with botapi.BotServer(*[botapi.Answer.json(200, result=message)] * 3) as api:
+        server = serve("--api-url", api.url, target=["library:dp"])
+        assert post(server, FIRST, 1, "a").status == 200
+        assert post(server, SECOND, 1, "b").status == 200
+        calls = {(call.token, call.params["text"]) for call in api.until_called(2)}
+        assert calls == {(token(FIRST), "42: a"), (token(SECOND), "43: b")}
+        bots.write(table(SECOND))
+        reload(server)
+        assert post(server, SECOND, 2, "c").status == 200
+        assert api.until_called(3)[2].params["text"] == "43: c"
+        assert server.stop() == 0
+    assert not server.find("ERROR|Unclosed")
