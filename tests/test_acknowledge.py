@@ -598,3 +598,39 @@ def test_the_journal_is_empty_after_all_are_handled(start: Start, journal: str, 
     assert list(journal_.items()) == []
     assert journal_.counts() == (0, 3, 4)
     journal_.close()
+
+
+# ---------------------------------------------------------------- a connection that fails
+
+
+class Broken:
+    """A request whose answer cannot be given."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer(self, verdict: Any) -> None:
+        self.future.cancel()
+        raise RuntimeError("it cannot be written")
+
+
+@pytest.mark.parametrize("ack", ["queued", "handled"])
+def test_an_answer_that_fails_keeps_none_of_the_others_back(
+    start: Start, journal: str, ack: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither those of the same update nor those of the same commit."""
+
+    async def main() -> None:
+        bot = Bot()
+        async with start(bot, queue=journal, ack=ack) as door:
+            with monkeypatch.context() as patch:
+                patch.setattr("fasthook.asgi.Waiter", Broken)
+                broken = await door.send(1)
+            others = [await door.send(update_id) for update_id in (1, 2, 1)]
+            assert [(await other).status_code for other in others] == [200, 200, 200]
+            with pytest.raises(asyncio.CancelledError):
+                await broken
+
+    run(main())
+    [record] = [record for record in caplog.records if record.getMessage() == "an answer is lost"]
+    assert record.exc_info

@@ -131,6 +131,55 @@ def test_an_empty_file_is_a_new_ring(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert caplog.records == []
 
 
+def has_room(file: Path) -> bool:
+    """Whether all of it lies on the disk: a hole for which a full disk has no room is a bus error."""
+    found = file.stat()
+    return found.st_blocks * 512 >= found.st_size > 0
+
+
+def test_a_ring_has_its_room_on_the_disk(tmp_path: Path) -> None:
+    with ring(tmp_path, 100_000, 1000):
+        assert has_room(tmp_path / "ring")
+    with ring(tmp_path, 200_000, 1000):
+        assert has_room(tmp_path / "ring")
+
+
+def test_a_ring_with_holes_gets_its_room(tmp_path: Path) -> None:
+    with ring(tmp_path, 100_000, 1000) as made:
+        settle(made, 1)
+    image = (tmp_path / "ring").read_bytes()
+    with (tmp_path / "ring").open("wb") as file:
+        file.write(image[:4096])
+        file.truncate(len(image))
+    assert not has_room(tmp_path / "ring")
+    with ring(tmp_path, 100_000, 1000) as made:
+        assert has_room(tmp_path / "ring")
+        assert done(made) == [1]
+
+
+NO_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from fasthook.state import StateDir, StateError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    StateDir(Path(sys.argv[1])).ring(100_000, 1000)
+except StateError as error:
+    print(error)
+"""
+
+
+def test_no_room_for_a_ring(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == f"{tmp_path}/ring: cannot be used: File too large; set --state-dir\n"
+    with ring(tmp_path, 100_000, 1000) as made:  # what was begun is no damaged one
+        settle(made, 1)
+    assert not list(tmp_path.glob("*damaged*"))
+
+
 def test_a_ring_in_whose_place_is_something_else(tmp_path: Path) -> None:
     (tmp_path / "ring").mkdir()
     words = rf"^{tmp_path}/ring: cannot be used: Is a directory; set --state-dir$"

@@ -13,6 +13,7 @@ from fasthook import Update
 from fasthook._scan import restore
 from fasthook.crew import Worker
 from fasthook.frames import Kind, frame
+from fasthook.ops.blocks import Blocks, Layout
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
 from fasthook.testing import samples
@@ -45,6 +46,7 @@ async def to_workers(work: Work) -> None:
     lanes = Workers(
         "bot:handler",
         Settings(workers=2),
+        blocks=Blocks(None, Layout(paths=1)),
         failed=lambda error: None,
         reply=unused,
         bury=unused,

@@ -35,22 +35,26 @@ cdef class Door:
         cdef str method = scope["method"], version = scope["http_version"]
         cdef bytes name, value, path
         cdef Py_ssize_t size = 14 + len(method), target_size = 0  # 14: what stands around method and target
-        cdef bint http11 = version == "1.1"
+        cdef bint http11 = version == "1.1", over = False
         cdef int refused
-        for name, value in scope["headers"]:
-            head.add(name, value)
-            size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
         client = scope.get("client")
         caller = client[0] if client else None
-        if self.trusted is not None:
-            caller = _caller(caller, (head.forwarded or b"").decode("latin-1"), self.trusted)
+        for name, value in scope["headers"]:
+            size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4
+            if size > self.max_head or head.headers == self.max_headers:
+                over = True  # servers have no limit of their own: what is behind this is not looked at
+                break
+            head.add(name, value)
+        if self.trusted is not None and not over:
+            caller = _caller(caller, head.sources(), self.trusted)
         if self.allowed is not None and caller not in self.allowed:
-            return gate._refuse(None, FORBIDDEN)
+            if not over or self.trusted is None or caller not in self.trusted:
+                return gate._refuse(None, FORBIDDEN)
         path = asked_path(scope, head.host, &target_size)
         cdef Route route = None if path is None else gate._find(path)
         if target_size > self.max_target:
             refused = TARGET_TOO_LONG
-        elif size + target_size > self.max_head:
+        elif over or size + target_size > self.max_head:
             refused = HEAD_TOO_LARGE
         elif not http11 and version not in ("1.0", "2", "3"):  # "2.0" stood in a request line
             refused = BAD_REQUEST if version == "0.9" else BAD_VERSION

@@ -63,7 +63,7 @@ cdef class Handling:
     cdef double _offset
     cpdef void set_clocks(self)
     cpdef void started(self, Admitted update, double since, double now)
-    cpdef void ended(self, Admitted update, double began, int outcome)
+    cpdef double ended(self, Admitted update, double began, int outcome)
 
 cdef class Shares:
     cdef readonly Py_ssize_t size

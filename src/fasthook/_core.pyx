@@ -547,18 +547,21 @@ cdef class Handling:
         self._offset = time() - monotonic()
 
     cpdef void started(self, Admitted update, double since, double now):
-        """A run begins at `now` (monotonic s). `since`: when the update was acknowledged, in s since the epoch; 0: when it was received."""
-        self.stats._add(self._in_flight, 1)
-        if update.attempt == 1:
-            self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
+        """A run begins at `now` (monotonic s).
 
-    cpdef void ended(self, Admitted update, double began, int outcome):
-        """A run is over; `outcome`: a place in `OUTCOMES`."""
+        `since`: when the update was acknowledged, in s since the epoch; 0: when it was received; below 0: the run is not the first.
+        """
+        if update.attempt == 1 and since >= 0:
+            self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
+        self.stats._add(self._in_flight, 1)
+
+    cpdef double ended(self, Admitted update, double began, int outcome):
+        """A run is over, at the time that is returned (monotonic s). `outcome`: a place in `OUTCOMES`."""
+        cdef int64_t now = monotonic_ns()
         self.stats._add(self._in_flight, -1)
         if 0 <= outcome < N_OUTCOMES:
-            self.stats._observe(
-                self._first + update._kind * N_OUTCOMES + outcome, monotonic_ns() - <int64_t>(began * 1e9)
-            )
+            self.stats._observe(self._first + update._kind * N_OUTCOMES + outcome, now - <int64_t>(began * 1e9))
+        return now * 1e-9
 
 
 # ---------------------------------------------------------------- several bots

@@ -16,16 +16,19 @@ cdef inline bint same_name(const unsigned char *name, const char *lower, Py_ssiz
 cdef class Head:
     cdef bytes host
     cdef bytes secret
-    cdef bytes forwarded      # X-Forwarded-For, its lines joined
-    cdef bytes connection     # Connection, likewise
+    cdef bytes forwarded      # the first line of X-Forwarded-For
+    cdef list forwarded_more  # the others
+    cdef bytes connection     # the last line of Connection
+    cdef bint closed_before   # a line of it before that asks for the end
     cdef int headers, hosts, lengths, codings
     cdef int64_t length       # declared, -1: none
     cdef bint chunked         # the last coding is chunked
-    cdef bint expects, other_expectation, encoded
+    cdef bint expects, other_expectation, encoded, upgrades
     cdef bint two_secrets     # that differ
     cdef void clear(self) noexcept
     cdef int add(self, bytes name, bytes value) except -1
     cdef bint closes(self) except -1
+    cdef str sources(self)
     cdef int fault(self, bint tunnel, bint http10, bytes path, int max_headers) except -1
     cdef object judge(self, Gate gate, Route route, bint post, object caller, int64_t now)
 

@@ -18,9 +18,11 @@ cdef class Head:
 
     cdef void clear(self) noexcept:
         self.host = self.secret = self.forwarded = self.connection = None
+        self.forwarded_more = None
         self.headers = self.hosts = self.lengths = self.codings = 0
         self.length = -1
         self.chunked = self.expects = self.other_expectation = self.encoded = self.two_secrets = False
+        self.closed_before = self.upgrades = False
 
     cdef int add(self, bytes name, bytes value) except -1:
         """Take a header in."""
@@ -35,13 +37,21 @@ cdef class Head:
                 self.expects = True
             else:
                 self.other_expectation = True
+        elif size == 7 and same_name(at, b"upgrade", 7):
+            self.upgrades = True
         elif size == 10 and same_name(at, b"connection", 10):
-            self.connection = value if self.connection is None else self.connection + b"," + value
+            self.closed_before = self.closes()
+            self.connection = value
         elif size == 14 and same_name(at, b"content-length", 14):
             self.lengths += 1
             self.length = plain_number(trimmed(value))
         elif size == 15 and same_name(at, b"x-forwarded-for", 15):
-            self.forwarded = value if self.forwarded is None else self.forwarded + b"," + value
+            if self.forwarded is None:
+                self.forwarded = value
+            elif self.forwarded_more is None:
+                self.forwarded_more = [value]
+            else:
+                self.forwarded_more.append(value)
         elif size == 16 and same_name(at, b"content-encoding", 16):
             self.encoded |= trimmed(value).lower() != b"identity"
         elif size == 17 and same_name(at, b"transfer-encoding", 17):
@@ -55,9 +65,16 @@ cdef class Head:
 
     cdef bint closes(self) except -1:
         """Whether the peer asks for the end of the connection."""
-        if self.connection is None:
-            return False
+        if self.connection is None or self.closed_before:
+            return self.closed_before
         return b"close" in [token.strip(b" \t") for token in self.connection.lower().split(b",")]
+
+    cdef str sources(self):
+        """X-Forwarded-For, its lines joined."""
+        cdef bytes whole = b"" if self.forwarded is None else self.forwarded
+        if self.forwarded_more is not None:
+            whole = b",".join([whole, *self.forwarded_more])
+        return whole.decode("latin-1")
 
     cdef int fault(self, bint tunnel, bint http10, bytes path, int max_headers) except -1:
         """The code of what HTTP/1 does not allow, or we do not; 0 if there is nothing.

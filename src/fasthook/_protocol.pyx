@@ -28,6 +28,7 @@ from time import monotonic
 
 import httptools
 
+from fasthook import descriptors
 from fasthook.access import AccessLog
 from fasthook.telegram.networks import caller as _caller
 
@@ -50,6 +51,7 @@ cdef enum:
     SHARE = 16                 # of one connection in it
     AHEAD = 65536              # bytes waiting behind a request in hand, before reading pauses
     UNREAD_SECONDS = 30        # for a peer that does not read its answer
+    TELL_AGAIN_SECONDS = 60    # between two log lines about the same
     LINGER_SECONDS = 2         # for a peer to read an answer after which the connection is closed
 
 
@@ -88,6 +90,8 @@ cdef class Edge:
     cdef object accept, reject, allowed, trusted
     cdef object access         # the access log, or None
     cdef Py_ssize_t base
+    cdef Py_ssize_t answered   # connections up to which those that are too many are told so
+    cdef double told           # when it was said that there are too many
     cdef Py_ssize_t max_connections, max_head, max_headers, max_target
     cdef bint remember
     cdef bint reaping          # the reaper will come
@@ -108,7 +112,9 @@ cdef class Edge:
         self.reject = receiver.reject
         self.allowed = settings.allow_ip
         self.trusted = settings.trusted_proxy
-        self.max_connections = settings.max_connections
+        room = descriptors.room(settings.max_connections)
+        self.max_connections, self.answered = room.served, room.answered
+        self.told = -TELL_AGAIN_SECONDS
         self.max_head = settings.max_head
         self.max_headers = settings.max_headers
         self.max_target = settings.max_target
@@ -145,6 +151,13 @@ cdef class Edge:
         self.open -= 1
         self.count(CONNECTIONS, -1)
 
+    cdef int crowded(self) except -1:
+        """Say that there are too many connections, once a minute."""
+        if self.now >= self.told + TELL_AGAIN_SECONDS:
+            self.told = self.now
+            log.warning("%d connections are open, the most that are taken: further ones get 503", self.max_connections)
+        return 0
+
     cdef bint may_take(self) except -1:
         """Whether a request may be taken in this turn of the loop.
 
@@ -166,8 +179,7 @@ cdef class Edge:
             try:
                 (<HookProtocol>connection).go_on()
             except Exception:
-                log.exception("a connection is given up")
-                (<HookProtocol>connection).abort()
+                (<HookProtocol>connection).give_up()
 
     cdef inline void count(self, int counter, Py_ssize_t n) noexcept:
         self.stats._add(self.base + counter, n)
@@ -188,6 +200,8 @@ cdef class Edge:
         """End the connections whose time is over, and come again as long as there are any."""
         cdef int state
         cdef Link *first
+        cdef HookProtocol connection
+        again = self.loop.call_later(self.period, self.reap)  # first, so that no error ends all deadlines
         self.now = monotonic()
         for state in range(N_TIMED):
             while True:
@@ -195,10 +209,14 @@ cdef class Edge:
                 if first == &self.lists[state] or first.deadline > self.now:
                     break
                 unlink(first)
-                (<HookProtocol>first.owner).expire()
+                connection = <HookProtocol>first.owner
+                try:
+                    connection.expire()
+                except Exception:
+                    connection.give_up()
         self.reaping = self.open > 0
-        if self.reaping:
-            self.loop.call_later(self.period, self.reap)
+        if not self.reaping:
+            again.cancel()
 
 
 cdef Edge edge_of(receiver, loop):
@@ -210,14 +228,37 @@ cdef Edge edge_of(receiver, loop):
 
 
 def find_receiver(app):
-    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None."""
+    """The receiver of the Hook that uvicorn was given, through the middleware that uvicorn wraps around it, or None.
+
+    Other middleware is not stepped through: it would be passed by, and what it forbids let in.
+    """
     seen = app
     while seen is not None:
         receiver = getattr(seen, "receiver", None)
         if receiver is not None and hasattr(receiver, "gate_is_open"):
             return receiver
+        if not type(seen).__module__.startswith("uvicorn.middleware."):
+            return None
         seen = getattr(seen, "app", None)
     return None
+
+
+cdef str misuse(app):
+    """What is wrong with an application that is no hook, and what to do."""
+    seen, between = app, None
+    while seen is not None and getattr(seen, "receiver", None) is None:
+        if not type(seen).__module__.startswith("uvicorn.middleware.") and between is None:
+            between = type(seen).__name__
+        seen = getattr(seen, "app", None)
+    if seen is None or between is None:
+        return (
+            "HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting "
+            "out"
+        )
+    return (
+        f"HookProtocol would pass by {between}, which stands around the hook: take that away, or let uvicorn run it with "
+        "--http auto (http=\"auto\")"
+    )
 
 
 # ---------------------------------------------------------------- a connection
@@ -260,6 +301,9 @@ cdef class HookProtocol:
     cdef bint ended            # the peer has sent all it will
     cdef bint taking           # `take` is at work: it may be called back from a write
     cdef bint began            # a byte of a request has come
+    cdef bint known            # it has shown the secret
+    cdef bint large            # its last answer
+    cdef double unread_until   # how long an answer behind which it is closed may be unread
     cdef int64_t came          # when the last byte of the request in hand did, monotonic ns
     # the request in hand
     cdef Facts facts
@@ -296,7 +340,7 @@ cdef class HookProtocol:
         self.write = transport.write
         self.server_state.connections.add(self)
         if self.receiver is None:
-            self.tell_once("HookProtocol serves a fasthook.Hook, not this application: give uvicorn the hook, or leave its http setting out")
+            self.tell_once(misuse(self.config.loaded_app))
             self.turn_away(misused(b"500 Internal Server Error", b"no hook is served here\n"))
             return
         if not self.receiver.gate_is_open:
@@ -311,6 +355,10 @@ cdef class HookProtocol:
         self.peer = self.caller = name[0] if isinstance(name, tuple) else None
         self.enter(OPENING)
         if self.edge.open > self.edge.max_connections:
+            self.edge.crowded()
+            if self.edge.open > self.edge.answered:
+                self.abort()  # the descriptors that are left are for files
+                return
             self.respond(self.edge.gate._refuse(None, CROWDED))
         elif (
             self.edge.allowed is not None
@@ -361,6 +409,9 @@ cdef class HookProtocol:
 
     def pause_writing(self):
         self.blocked = True
+        if not self.paused and self.state != LINGER:
+            self.paused = True
+            self.transport.pause_reading()
         if self.state == IDLE:
             self.enter(UNREAD)
 
@@ -368,6 +419,8 @@ cdef class HookProtocol:
         self.blocked = False
         if self.state == UNREAD:
             self.enter(IDLE)
+        elif self.state == LINGER:
+            self.enter(LINGER)  # the peer reads: its time for the rest begins now
         self.go_on()
 
     def shutdown(self):
@@ -385,6 +438,9 @@ cdef class HookProtocol:
         cdef int requests = 0
         self.taking = True
         while used < size and self.state != CLOSED and self.state != LINGER:
+            if self.blocked and not self.known and size - used > AHEAD:
+                self.abort()  # it asks on and on, reads nothing and has shown no secret
+                break
             if self.state == HANDLING or self.blocked:
                 self.wait(chunk[used:] if used else chunk)
                 break
@@ -414,7 +470,7 @@ cdef class HookProtocol:
         if memory is None or self.began or memory.generation != self.edge.gate.generation:
             return 0
         head = memory.match(at, size, &length)
-        if head == 0 or length > size - head or length > self.edge.gate.max_body:
+        if head == 0 or head > self.edge.max_head or length > size - head or length > self.edge.gate.max_body:
             return 0
         self.began = True
         self.route = memory.route
@@ -464,11 +520,17 @@ cdef class HookProtocol:
         return 0
 
     cdef int after_head(self, const unsigned char *head, Py_ssize_t n) except -1:
-        cdef bint cut = n != self.facts.line.size
+        cdef bint cut = n != self.facts.line.size, unknown = False
         cdef int refused
         if self.state == LINGER or self.state == CLOSED:
             return 0
-        if self.facts.target_size > self.edge.max_target:
+        if self.edge.trusted is not None and self.edge.allowed is not None:
+            unknown = not self.facts.complete  # who asks stands in the head, and goes before what is wrong with it
+            if not unknown:
+                self.caller = _caller(self.peer, self.head.sources(), self.edge.trusted)
+                if self.caller not in self.edge.allowed:
+                    return self.fail(FORBIDDEN)
+        if self.facts.target_size > self.edge.max_target and not (unknown and self.facts.line.size <= self.edge.max_head):
             return self.fail(TARGET_TOO_LONG)
         if self.facts.line.size > self.edge.max_head:
             return self.fail(HEAD_TOO_LARGE)
@@ -490,7 +552,7 @@ cdef class HookProtocol:
             if self.state == LINGER or self.state == CLOSED:
                 return 0
         else:
-            self.keeps = True
+            self.keeps = self.known = True
             if self.head.expects:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.facts.upgrade:
@@ -499,7 +561,7 @@ cdef class HookProtocol:
             self.missing = self.head.length
             self.enter(BODY)
             if self.keeps and self.edge.remember and not (
-                cut or self.head.chunked or self.head.expects or self.facts.upgrade or self.http10
+                cut or self.head.chunked or self.head.expects or self.head.upgrades or self.http10
                 or not self.keep_alive
             ):
                 self.memory = remember(head, n, <Route>judged, self.edge.gate.generation, self.caller)
@@ -558,8 +620,8 @@ cdef class HookProtocol:
     def on_header(self, bytes name, bytes value):
         if self.replaying:
             return
-        if self.facts.complete:
-            self.head.headers += 1  # a trailer
+        if self.facts.complete or self.head.headers > self.edge.max_headers:
+            self.head.headers += 1  # a trailer, or one too many
         else:
             self.head.add(name, value)
 
@@ -600,12 +662,10 @@ cdef class HookProtocol:
             head.expects = False  # RFC 9110, section 10.1.1
         if path is not None:
             self.route = gate._find(path)
-        if self.edge.trusted is not None:
-            self.caller = _caller(self.peer, (head.forwarded or b"").decode("latin-1"), self.edge.trusted)
+        if self.edge.trusted is not None and self.edge.allowed is None:
+            self.caller = _caller(self.peer, head.sources(), self.edge.trusted)
         if not refused:
             refused = head.fault(self.method == b"CONNECT", self.http10, path, self.edge.max_headers)
-        if not refused and self.edge.trusted is not None and self.edge.allowed is not None:
-            refused = 0 if self.caller in self.edge.allowed else FORBIDDEN
         if refused:
             return gate._refuse(self.route, refused)
         judged = head.judge(gate, self.route, self.method == b"POST", self.caller, self.came)
@@ -654,10 +714,13 @@ cdef class HookProtocol:
             self.edge.gate._count(self.route.row, verdict.code)
         if self.state != HANDLING:
             return  # the peer is gone
-        self.respond(verdict)
-        if self.state == HANDLING:
-            self.next_request()
-            self.go_on()
+        try:
+            self.respond(verdict)
+            if self.state == HANDLING:
+                self.next_request()
+                self.go_on()
+        except Exception:  # the caller has answers for others too
+            self.give_up()
 
     cdef int respond(self, Verdict verdict) except -1:
         """Write an answer, in one write; close behind it if it is the last."""
@@ -674,6 +737,7 @@ cdef class HookProtocol:
         if self.edge.access is not None:
             self.log_access(verdict)
         if close:
+            self.large = PyBytes_GET_SIZE(data) > AHEAD
             self.linger()
         return 0
 
@@ -727,10 +791,14 @@ cdef class HookProtocol:
             self.ahead = None
             self.came = monotonic_ns()
             self.take(chunk)
-        if self.paused and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD) and self.state != CLOSED:
+        if (
+            self.paused and not self.blocked and self.state != CLOSED
+            and (self.ahead is None or PyBytes_GET_SIZE(self.ahead) <= AHEAD)
+        ):
             self.paused = False
             self.transport.resume_reading()
         if self.ended and self.state != HANDLING and self.ahead is None:
+            self.disconnected()
             self.close()
         return 0
 
@@ -754,6 +822,8 @@ cdef class HookProtocol:
         return 0
 
     cdef void enter(self, int state) noexcept:
+        if state == LINGER and self.state != LINGER:
+            self.unread_until = self.edge.now + UNREAD_SECONDS
         self.state = state
         self.edge.enter(&self.link, state)
 
@@ -786,6 +856,12 @@ cdef class HookProtocol:
             self.transport.abort()
         return 0
 
+    cdef int give_up(self) except -1:
+        """End this connection because of an error, which is logged; the others go on."""
+        self.abort()
+        log.exception("a connection is given up")
+        return 0
+
     cdef int expire(self) except -1:
         """The reaper's: this connection's time in its state is over."""
         cdef int state = self.state
@@ -793,6 +869,12 @@ cdef class HookProtocol:
             self.edge.count(TIMEOUTS, 1)
             if self.began and not self.answered:
                 return self.fail(TIMEOUT)
+        if state == LINGER and self.edge.now < self.unread_until and (
+            self.transport.get_write_buffer_size()
+            or (self.large and not self.transport.can_write_eof())  # TLS does not tell what waits below it
+        ):
+            self.enter(LINGER)  # its last answer has as long as any to be read
+            return 0
         if state == UNREAD or state == LINGER:
             self.edge.count(TIMEOUTS, state == UNREAD)
             return self.abort()

@@ -106,6 +106,8 @@ class WhenQueued:
         return None
 
     def answered(self, update: Update, outcome: Outcome) -> None:
+        if outcome is Outcome.PURGED:
+            return
         if outcome is Outcome.FULL:
             self._gate.release(update)
             verdict = _BUSY
@@ -114,8 +116,7 @@ class WhenQueued:
             verdict = _ACCEPTED if outcome is Outcome.SAFE else _DUPLICATE
             if outcome is Outcome.KNOWN:
                 self._gate.known(update.bot_id)
-        for waiter in self._pending.pop((update.bot_id, update.update_id), ()):
-            waiter.answer(verdict)
+        _answer(self._pending.pop((update.bot_id, update.update_id), ()), verdict)
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state
@@ -183,7 +184,7 @@ class WhenHandled:
         run = self._runs.get(name)
         if update.redelivery:
             if run is None:
-                return self._replies.known.get(name, _DUPLICATE)
+                return self._known_reply(name)
             if run.promoted:
                 return _ACCEPTED
             run.waiters.append(waiter)
@@ -203,13 +204,23 @@ class WhenHandled:
                 if run.began + self._deadline <= monotonic():
                     self._acknowledge((update.bot_id, update.update_id), run)
             return
-        if outcome is Outcome.FULL:
+        if outcome is Outcome.PURGED:
+            self.settled(update)
+        elif outcome is Outcome.FULL:
             self._gate.release(update)
             self._end(update, _BUSY)
         else:
             self._gate.settle(update)  # handled before, or safe in the queue already
             self._gate.known(update.bot_id)
-            self._end(update, self._replies.known.get((update.bot_id, update.update_id), _DUPLICATE))
+            self._end(update, self._known_reply((update.bot_id, update.update_id)))
+
+    def _known_reply(self, name: Name) -> Verdict:
+        """The answer that an update had which was handled before."""
+        known = self._replies.known.get(name)
+        if known is not None:
+            return known
+        json = self._queue.reply(*name)
+        return _DUPLICATE if json is None else Verdict(CODES["accepted"], json=json)
 
     def redelivered(self, update: Update) -> None:
         update.state = self._state
@@ -278,15 +289,13 @@ class WhenHandled:
                 self._gate.release(update)
             self._end(update, _BUSY)
         for run in self._runs.values():  # the queue doesn't have them yet: if it still takes them, they are known then
-            for waiter in run.waiters:
-                waiter.answer(_BUSY)
+            _answer(run.waiters, _BUSY)
         self._runs.clear()
         return acknowledged
 
     def _end(self, update: Update, verdict: Verdict) -> None:
         run = self._runs.pop((update.bot_id, update.update_id), None)
-        for waiter in run.waiters if run else ():
-            waiter.answer(verdict)
+        _answer(run.waiters if run else (), verdict)
 
     def _promote_in_time(self) -> None:
         if self._timer is None:
@@ -315,8 +324,7 @@ class WhenHandled:
                 "update %d is acknowledged after %g s and goes on running", update_id, self._deadline,
                 extra={"update_id": update_id, "bot": bot_id, "duration": monotonic() - run.began},
             )  # fmt: skip
-        for waiter in waiters:
-            waiter.answer(_ACCEPTED)
+        _answer(waiters, _ACCEPTED)
 
 
 class _Replies:
@@ -334,6 +342,14 @@ class _Replies:
         while len(self.known) > self._remember or self._bytes > REPLY_BYTES:
             _, oldest = self.known.popitem(last=False)
             self._bytes -= len(oldest.body)
+
+
+def _answer(waiters: Iterable[Waiter], verdict: Verdict) -> None:
+    for waiter in waiters:
+        try:
+            waiter.answer(verdict)
+        except Exception:  # of one of them; those behind it, and the updates of the same commit, have theirs
+            log.exception("an answer is lost")
 
 
 def _shorten(known: OrderedDict[Name, Any], size: int) -> None:

@@ -7,7 +7,8 @@ import contextlib
 import contextvars
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _HTTP_2 = ("2", "3")
 _ACK = Layout.ack
-_INVALID, _BAD_REQUEST = CODES["invalid"], CODES["bad_request"]
+_INVALID, _BAD_REQUEST, _TIMEOUT = CODES["invalid"], CODES["bad_request"], CODES["timeout"]
 
 
 class Hook:
@@ -85,8 +86,7 @@ class Hook:
         target: str | None = None,
         bots: Bots | None = None,
     ) -> None:
-        self.settings = settings = complete(handler, settings)
-        self.target = handler
+        settings = complete(handler, settings)
         self.receiver = Receiver(
             handler, settings, lifespan=lifespan, app=self, shared=shared, target=target, bots=bots
         )
@@ -96,6 +96,11 @@ class Hook:
         self._access = AccessLog(lambda: self.receiver.hidden) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """With the bot's own token, if it has one; when it runs in worker processes, once they have started."""
+        return self.receiver.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,10 +113,14 @@ class Hook:
         if isinstance(judged, Verdict):
             await self._refuse(scope, send, judged, came)
             return gate.stats.observe(_ACK, monotonic_ns() - came)
-        message = await receive()
-        raw = message.get("body", b"") if message["type"] == "http.request" else None
-        if raw is not None and message.get("more_body", False):
-            raw = await self._rest(receive, raw)
+        try:
+            message = await _in_time(receive, self.settings.body_timeout)
+            raw = message.get("body", b"") if message["type"] == "http.request" else None
+            if raw is not None and message.get("more_body", False):
+                async with asyncio.timeout(self.settings.body_timeout - (monotonic_ns() - came) / 1e9):
+                    raw = await self._rest(receive, raw)
+        except TimeoutError:
+            return await self._refuse(scope, send, gate.refuse(judged, _TIMEOUT), came)
         if raw is None:
             return receiver.counts.disconnected()
         came = monotonic_ns()
@@ -225,6 +234,49 @@ class Hook:
             size += len(parts[-1])
             more = message.get("more_body", False)
         return b"".join(parts)
+
+
+@types.coroutine
+def _in_time(receive: Receive, seconds: float) -> Generator[Any, Any, Message]:
+    """What `receive` gives. TimeoutError: not within so many seconds.
+
+    A body that is there already, as nearly all are, costs no timer.
+    """
+    receiving = receive().__await__()
+    try:
+        step = next(receiving)
+    except StopIteration as message:
+        return message.value  # type: ignore[no-any-return]
+    return (yield from _late(_Begun(receiving, step), seconds).__await__())
+
+
+async def _late(receiving: _Begun, seconds: float) -> Message:
+    async with asyncio.timeout(seconds):
+        return await receiving
+
+
+class _Begun:
+    """Something awaited that has taken its first step outside of what awaits it now. It goes on as under `yield from`
+    (PEP 380): what `__await__` gives has to be an iterator, and may be no generator."""
+
+    def __init__(self, running: Iterator[Any], step: Any) -> None:
+        self._running = running
+        self._step = step
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        step, running = self._step, self._running
+        try:
+            while True:
+                try:
+                    sent = yield step
+                except BaseException as error:
+                    if not hasattr(running, "throw"):
+                        raise
+                    step = running.throw(error)
+                else:
+                    step = next(running) if sent is None else running.send(sent)  # type: ignore[attr-defined]
+        except StopIteration as message:
+            return message.value  # type: ignore[no-any-return]
 
 
 def _without_connection(verdict: Verdict) -> list[tuple[bytes, bytes]]:

@@ -198,7 +198,7 @@ class Bots:
         for table in (*change.added, *change.changed):
             self._hide(table.hidden)
         if self._workers is not None:
-            if not await self._workers.crew.renew(tuple(change.tables.values())):
+            if not await self._workers.crew.renew(self._by_row(change)):
                 raise ChangeError("the new workers do not start")
             return []
         started: list[Running] = []
@@ -214,6 +214,13 @@ class Bots:
                 await one.scope.aclose()
             raise
         return started
+
+    def _by_row(self, change: _Change) -> dict[int, BotTable]:
+        """The tables by the rows in which they count: those that come get the next ones, in their order."""
+        rows = dict(self._gate.rows)
+        for table in change.added:
+            rows.setdefault(table.bot_id, len(rows) + 1)
+        return {rows[table.bot_id]: table for table in change.tables.values()}
 
     def _starts_anew(self, table: BotTable) -> bool:
         """Whether a bot that has changed needs another handler; for another path it doesn't."""

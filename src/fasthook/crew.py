@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -25,6 +26,7 @@ from fasthook.bottables import BotTable
 from fasthook.frames import LARGEST_OUTCOME, FrameError, Kind, Reader, frame, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import Lane
+from fasthook.ops.blocks import Blocks, Member
 from fasthook.settings import Settings
 from fasthook.worker import SetUp
 
@@ -79,19 +81,19 @@ class Owner(Protocol):
 class _Renewal:
     """A reload with other bots. `took_over`: whether the new workers did, when it is known."""
 
-    bots: tuple[BotTable, ...]
-    set_up: bytes
+    bots: Mapping[int, BotTable]
     took_over: asyncio.Future[bool]
 
 
 class Worker(asyncio.Protocol):
     """A worker process as the door sees it: its socket, and what it has in hand.
 
-    `number`: its name in the log. `window`: deliveries that it may have in hand.
+    `number`: its name for as long as it lives, then another's. `window`: deliveries that it may have in hand.
     """
 
     def __init__(self, crew: Crew, number: int, window: int, replaces: Worker | None) -> None:
         self.number = number
+        self.counts: Member | None = None  # where it counts; there may have been no room
         self.window = window
         self.replaces = replaces  # retired when this one is ready
         self.pid = 0
@@ -104,6 +106,7 @@ class Worker(asyncio.Protocol):
         self.alone = False  # what it has in hand may have nothing beside it
         self.given = 0
         self.finished = 0
+        self.ran = 0  # of them, those that were not given back
         self.born = monotonic()
         self.writable = False
         self.silent = 0.0  # seconds without a sign of life
@@ -187,6 +190,7 @@ class Worker(asyncio.Protocol):
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind in (Kind.DONE, Kind.FAILED, Kind.BACK):
             self.finished += 1
+            self.ran += kind != Kind.BACK
             self._crew.owner.outcome(self, kind, number, payload)
         elif kind != Kind.PONG:
             self._crew.told(self, kind, payload)
@@ -213,6 +217,20 @@ class Worker(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LOST, self._transport.abort)
 
     @property
+    def name(self) -> str:
+        """In the metrics, and in its own log."""
+        return f"worker-{self.number}"
+
+    @property
+    def begun(self) -> int:
+        """Runs of the handler that it has begun; 0 if they are not counted."""
+        return self.counts.runs() if self.counts else 0
+
+    def blocked(self) -> float:
+        """For how long its event loop has not come round, s. Any thread may ask."""
+        return self.counts.blocked() if self.counts else self.silent
+
+    @property
     def how(self) -> str:
         """How it ended, in words; empty if it left when it was told to."""
         if self.killed:
@@ -231,17 +249,25 @@ class Crew:
     A worker that dies is replaced; one that is retired finishes and leaves when its successor is ready.
     """
 
-    def __init__(self, owner: Owner, target: str, settings: Settings, bots: tuple[BotTable, ...] = ()) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        target: str,
+        settings: Settings,
+        blocks: Blocks,
+        *,
+        answers: bool,
+        bots: tuple[BotTable, ...] = (),
+    ) -> None:
         self.owner = owner
+        self._blocks = blocks
         self.members: list[Worker] = []
-        self.replaced = 0  # workers that died and got a successor
-        self._target = target
+        self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
+        self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
         self._settings = settings
-        self._set_up = pickle.dumps(SetUp(target, settings, bots))
-        self._bots = bots
+        self._told = SetUp(target, settings, answers, blocks.layout, dict(enumerate(bots, 1)))
         self._wanted: _Renewal | None = None  # for the next reload
         self._renewal: _Renewal | None = None  # of the one under way
-        self._spawned = 0
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
         self._stopping = False
@@ -273,11 +299,13 @@ class Crew:
     # ------------------------------------------------------------ start
 
     def _spawn(self, replaces: Worker | None = None, renewal: _Renewal | None = None) -> Worker:
-        self._spawned += 1
+        told = replace(self._told, bots=renewal.bots) if renewal else self._told
         concurrency, most = self._settings.concurrency, self._settings.max_requests
-        worker = Worker(self, self._spawned, concurrency + max(1, min(16, concurrency // 8)), replaces)
-        if bots := renewal.bots if renewal else self._bots:
-            worker.shares = Shares(worker.window, (table.bot_id for table in bots))
+        taken = {one.number for one in self.members}
+        number = next(number for number in itertools.count(1) if number not in taken)
+        worker = Worker(self, number, concurrency + max(1, min(16, concurrency // 8)), replaces)
+        if told.bots:
+            worker.shares = Shares(worker.window, (table.bot_id for table in told.bots.values()))
         if most is not None:
             worker.limit = most - random.randrange(most // 10 + 1)
         ours, theirs = socket.socketpair()
@@ -291,25 +319,38 @@ class Crew:
                 process_group=0,
             )
         worker.pid = process.pid
+        worker.counts = self._add_block(worker)
         self.members.append(worker)
         threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
-        self._begin(self._connect(worker, ours, renewal.set_up if renewal else self._set_up))
+        self._begin(self._connect(worker, ours, told))
         return worker
+
+    def _add_block(self, worker: Worker) -> Member | None:
+        try:
+            return self._blocks.add(worker.name, worker.pid)
+        except OSError as error:
+            log.warning("%r is not counted in the metrics: %s", worker, error)
+            return None
 
     def _reap(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(worker.exited, code)
 
-    async def _connect(self, worker: Worker, ours: socket.socket, set_up: bytes) -> None:
+    async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=ours)
-        worker.send(Kind.SET_UP, set_up)
+        counts = worker.counts
+        made = replace(told, name=worker.name, block=counts.file if counts else None)
+        worker.send(Kind.SET_UP, pickle.dumps(made))
 
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
         """A worker says something about itself."""
         if kind == Kind.READY:
-            self._ready(worker, unpack(payload)["files"])
+            said = unpack(payload)
+            self._learn(worker, said["token"], said["kinds"])
+            if not worker.refused:
+                self._ready(worker, said["files"])
         elif kind == Kind.REFUSED:
             said = unpack(payload)
             worker.files = said["files"]
@@ -318,6 +359,17 @@ class Crew:
             self.recycle(worker)
         elif kind == Kind.SOURCES:
             self._watch(unpack(payload)["files"])
+
+    def _learn(self, worker: Worker, token: str | None, kinds: list[str] | None) -> None:
+        """What the first worker knows of its bot; the others have to have the same token."""
+        if self._started and not self._started.done() and not any(one.ready for one in self.members):
+            self.kinds = tuple(kinds) if kinds else None
+            if token != self.token:
+                self.token = token
+                self._told = replace(self._told, settings=replace(self._settings, token=token), learnt=True)
+        elif token != self.token:
+            worker.refused = WorkersError("the bot has another token in each worker process")
+            worker.kill("its bot has another token")
 
     def _ready(self, worker: Worker, files: list[str]) -> None:
         worker.ready = worker.writable = True
@@ -363,6 +415,8 @@ class Crew:
             self.owner.ended(worker, how or "it left early")
         elif how and worker.ready:
             log.warning("%r left: %s", worker, how)
+        if worker.counts:
+            self._blocks.retire(worker.counts.name)
         if not self.members:
             self._empty.set()
         if self._stopping or worker.retired:
@@ -370,7 +424,7 @@ class Crew:
         successor = next((one for one in self.members if one.replaces is worker), None)
         if successor:
             successor.replaces = None
-            self.replaced += 1
+            self._blocks.restarts += 1
         elif self._started and not self._started.done() and worker.refused:
             self._stopping = True
             self._started.set_exception(worker.refused)
@@ -412,7 +466,7 @@ class Crew:
                 self.owner.failed(error)
             return
         if worker.ready:
-            self.replaced += 1
+            self._blocks.restarts += 1
         if pause:
             self._later(min(pause, _LAST_PAUSE), self._spawn)
         else:
@@ -497,19 +551,18 @@ class Crew:
         for _ in range(self._settings.workers):
             self._reloading.append(self._spawn(renewal=self._renewal))
 
-    async def renew(self, bots: tuple[BotTable, ...]) -> bool:
-        """Reload with these bots. False: the new workers don't start, and the old ones go on."""
+    async def renew(self, bots: Mapping[int, BotTable]) -> bool:
+        """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""
         if self._stopping:
             return False
-        set_up = pickle.dumps(SetUp(self._target, self._settings, bots))
-        self._wanted = wanted = _Renewal(bots, set_up, self._loop.create_future())
+        self._wanted = wanted = _Renewal(bots, self._loop.create_future())
         self.reload()
         return await wanted.took_over
 
     def _end_renewal(self, took_over: bool) -> None:
         renewal, self._renewal = self._renewal, None
         if renewal and took_over:
-            self._bots, self._set_up = renewal.bots, renewal.set_up
+            self._told = replace(self._told, bots=renewal.bots)
         if renewal and not renewal.took_over.done():  # nobody waits any more
             renewal.took_over.set_result(took_over)
 

@@ -20,6 +20,7 @@ from fasthook.update import Update
 Call = Callable[[Update], Awaitable[Any]]
 
 _SLICE = 0.005  # seconds that a runner keeps the loop to itself
+_BURIAL = 10.0  # seconds that a stop waits for dead letters being written
 _HANDLED, _FAILED, _TIMEOUT, _STOPPED = (OUTCOMES.index(name) for name in ("handled", "failed", "timeout", "stopped"))
 
 
@@ -28,7 +29,7 @@ class Runs(Protocol):
 
     def started(self, update: Update, since: float, now: float) -> None: ...
 
-    def ended(self, update: Update, began: float, outcome: int) -> None: ...
+    def ended(self, update: Update, began: float, outcome: int) -> float: ...
 
 
 class HandlerTimeout(TimeoutError):
@@ -132,11 +133,12 @@ class Dispatcher(Lanes):
         assert task is not None
         ready, call, timeout, turns = self._ready, self._call, self._timeout, self._turns
         started, ended = self._handling.started, self._handling.ended
-        pause = monotonic() + _SLICE
+        now = monotonic()
+        pause = now + _SLICE
         while ready and not self._stopped:
-            now = monotonic()
             if now > pause:
-                pause = await self._yield()
+                now = await self._yield()
+                pause = now + _SLICE
                 continue
             lane = ready.popleft()
             if ready and not self._awake and not self._looking:
@@ -149,13 +151,14 @@ class Dispatcher(Lanes):
                 started(delivery.update, delivery.since, now)
                 try:
                     result = await call(delivery.update)
-                    ended(delivery.update, now, _HANDLED)
+                    now = ended(delivery.update, now, _HANDLED)  # and the next begins
                     if result is not None:
                         runner.busy = False  # the deadline is the handler's; a reply may have to wait for Telegram
                         runner.replying = True
                         sending = self._reply(delivery.update, result)
                         if sending is not None:
                             await sending
+                            now = monotonic()
                 except GeneratorExit:
                     raise
                 except BaseException as error:
@@ -169,6 +172,7 @@ class Dispatcher(Lanes):
                 self._explain(runner, delivery)
                 if delivery.failure is not None:
                     await self._failed(lane)
+                now = monotonic()
             if turns is not None:
                 turns.left(lane)
             runner.replying = False
@@ -183,13 +187,13 @@ class Dispatcher(Lanes):
         return _STOPPED if self._stopped else _FAILED
 
     async def _yield(self) -> float:
-        """Let the loop do the rest of its work; when the next pause is due."""
+        """Let the loop do the rest of its work; when that was done."""
         self._awake += 1
         try:
             await asyncio.sleep(0)
         finally:
             self._awake -= 1
-        return monotonic() + _SLICE
+        return monotonic()
 
     def _explain(self, runner: _Runner, delivery: Delivery) -> None:
         """What a failure was that the dispatcher itself brought about."""
@@ -224,4 +228,4 @@ class Dispatcher(Lanes):
             await asyncio.wait(tasks, timeout=1.0)  # a handler that swallows its cancellation doesn't hold the stop
         writing = [runner.task for runner in self._runners if runner.task and not runner.busy]
         if writing:
-            await asyncio.wait(writing, timeout=10.0)
+            await asyncio.wait(writing, timeout=_BURIAL)

@@ -9,10 +9,12 @@ from struct import Struct
 from typing import Any
 
 HEAD = Struct("<IBQ")  # length of the whole frame in bytes, kind, number of the delivery; then the payload
-UPDATE = Struct("<Hqd")  # at the beginning of a delivery's payload: attempt, bot_id, received_at; then the raw bytes
+# At the beginning of a delivery's payload: attempt, bot_id, received_at, since when it waits (`Delivery.since`); then
+# the raw bytes.
+UPDATE = Struct("<Hqdd")
 _LENGTH = HEAD.size
 LARGEST = (1 << 32) - 1
-LARGEST_OUTCOME = 16 << 20  # bytes of a frame from a worker
+LARGEST_OUTCOME = 64 << 20  # bytes of a frame from a worker: the largest file that a bot may send, and more
 
 
 class Kind(enum.IntEnum):
@@ -24,7 +26,7 @@ class Kind(enum.IntEnum):
     LEAVE = 4  # finish what you have, in so many seconds, and go
     READY = 5
     REFUSED = 6  # the bot does not start
-    DONE = 7  # handled; the payload is what the handler returned, as JSON, or nothing
+    DONE = 7  # handled; the payload is what the handler returned (JSON, or `files.packed`), or nothing
     FAILED = 8
     BACK = 9  # not handled, as if it had never been delivered
     PONG = 10

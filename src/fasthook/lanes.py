@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -62,15 +63,23 @@ class Lane:
         self.first = first
 
 
-class Lanes:
+class BotsLane(Lane):
+    """One of several bots'."""
+
+    def __init__(self, key: object, first: Delivery) -> None:
+        super().__init__(key, first)
+        self.bot = first.update.bot_id
+
+
+class Lanes(abc.ABC):
     """Order, retries, dead letters and the drain. Who handles the updates makes a class of this with `_wake`.
 
     `reply`: gets what a handler returned, if that isn't None; None if that was all, else to be awaited; raises GaveUp
     or nothing. `bury`: makes a dead letter of a delivery that has `failure` set, and raises if it could not.
     `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
     worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
-    order within a chat. `retried`: told of each failure after which the update is tried again. `turns`: of
-    several bots.
+    order within a chat. `retried`: told of each failure after which the update is tried again. `tried`: told
+    of each update that waits for its next try here. `turns`: of several bots.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Lanes:
         ordered: bool = True,
         first_retry: float = _FIRST_RETRY,
         retried: Callable[[], None] = lambda: None,
+        tried: Callable[[Delivery], None] = lambda delivery: None,
         turns: Turns | None = None,
     ) -> None:
         self._reply = reply
@@ -94,8 +104,10 @@ class Lanes:
         self._ordered = ordered
         self._first_retry = first_retry
         self._retried = retried
+        self._tried = tried
         self._lanes: dict[object, Lane] = {}
         self._turns = turns
+        self._lane = Lane if turns is None else BotsLane
         self._ready: deque[Lane] | Turns = deque() if turns is None else turns
         self._awake = 0  # how many will look at the ready lanes by themselves
         self._stopped = True  # until `start`, and again from the end of a drain
@@ -114,9 +126,7 @@ class Lanes:
         key = delivery.update.lane if self._ordered else delivery
         lane = self._lanes.get(key)
         if lane is None:
-            self._lanes[key] = lane = Lane(key, delivery)
-            if self._turns is not None:
-                lane.bot = delivery.update.bot_id
+            self._lanes[key] = lane = self._lane(key, delivery)
             self._ready.append(lane)
             if not self._awake:
                 self._wake()
@@ -206,14 +216,14 @@ class Lanes:
     # ------------------------------------------------------------ of those who handle
 
     @property
+    @abc.abstractmethod
     def in_flight(self) -> int:
         """Updates in the handler now."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def stuck(self) -> int:
         """Handlers that go on although they were cancelled; known at the end of a drain."""
-        raise NotImplementedError
 
     def _in_no_hand(self) -> set[Lane]:
         """Lanes whose first update waits for its turn."""
@@ -223,13 +233,13 @@ class Lanes:
         """Take such a lane from where it waits."""
         self._ready.remove(lane)
 
+    @abc.abstractmethod
     def _wake(self) -> None:
         """Let one more look at the ready lanes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def _stop(self) -> None:
         """Handle nothing more, and end what runs."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ what became of an update
 
@@ -267,6 +277,7 @@ class Lanes:
             )  # fmt: skip
             update.attempt += 1
             delivery.failure = None
+            self._tried(delivery)
         elif await self._give_up(delivery):
             self._advance(lane)
             return

@@ -6,6 +6,8 @@ the loop with it. What the thread cannot get rid of is dropped and counted, beyo
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import queue
@@ -13,6 +15,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
@@ -37,17 +40,18 @@ _SHORTEST = 4  # a shorter secret is in every other word, and none
 _COLOURS = {"WARNING": "\33[33m", "ERROR": "\33[31m", "CRITICAL": "\33[31m"}
 
 
-def set_up(settings: Settings, hidden: Iterable[str] = ()) -> Redaction:
+def set_up(settings: Settings, process: str = "", hidden: Iterable[str] = ()) -> Redaction:
     """From now on all loggers write to standard error as the settings say, and nothing of what is hidden.
 
-    What takes secrets out of other texts.
+    What takes secrets out of other texts. `process`: which of several this is, if it is not the front door.
     """
     secrets = [secret.decode() for secret in settings.valid_secrets]
     redact = Redaction([settings.token or "", (settings.token or "").partition(":")[2], *secrets, *hidden])
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    formatter = JsonLines() if settings.log_format == "json" else TextLines(colour)
+    formatter = JsonLines(process) if settings.log_format == "json" else TextLines(colour, process)
     often = None if settings.log_level == "debug" else _OFTEN
-    handler = Lines(sys.stderr, formatter, redact, often=often)
+    turns = _Turns(sys.stderr.fileno()) if settings.in_processes else contextlib.nullcontext()
+    handler = Lines(sys.stderr, formatter, redact, often=often, turns=turns)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
     if settings.log_level != "debug":
@@ -76,10 +80,10 @@ class Redaction:
 
 
 class TextLines(logging.Formatter):
-    """Time, level, logger, message; then the traceback, if there is one."""
+    """Time, level, which process if that is said, logger, message; then the traceback, if there is one."""
 
-    def __init__(self, colour: bool = False) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    def __init__(self, colour: bool = False, process: str = "") -> None:
+        super().__init__(f"%(asctime)s %(levelname)-7s {process and process + ' '}%(name)s: %(message)s")
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
@@ -89,7 +93,11 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: time (RFC 3339), level, logger, message, what the record has of `FIELDS`, traceback."""
+    """An object a line: time (RFC 3339), level, logger, message, process if that is said, `FIELDS`, traceback."""
+
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -98,15 +106,44 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._process:
+            line["process"] = self._process
+        trace = getattr(record, "traceback", None)  # of a worker, below the message
+        if trace:
+            line["message"] = record.getMessage().partition("\n")[0]
         line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        elif trace or record.exc_text:
+            line["traceback"] = trace or record.exc_text
         return orjson.dumps({name: _clean(value) for name, value in line.items()}, default=str).decode()
 
 
 def _clean(value: object) -> object:
     """A lone surrogate, which an update may hold, is no text that JSON could carry."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+class _Turns:
+    """Processes that write to the same file, pipe or terminal take turns, each for whole lines.
+
+    A pipe takes no more than PIPE_BUF bytes (4,096) in one piece, and a traceback has more. The lock is on what they
+    all write to, and the kernel frees it when its owner dies. Where there is no such lock, there are no turns.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        import fcntl
+
+        self._take = functools.partial(fcntl.lockf, descriptor, fcntl.LOCK_EX)
+        self._leave = functools.partial(fcntl.lockf, descriptor, fcntl.LOCK_UN)
+
+    def __enter__(self) -> None:
+        with contextlib.suppress(OSError):
+            self._take()
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._leave()
 
 
 @dataclass(slots=True)
@@ -120,7 +157,10 @@ class _Kind:
 
 
 class Lines(logging.Handler):
-    """Writes records through a thread. `often`: so many lines of a kind in a minute, from WARNING up; None: all."""
+    """Writes records through a thread.
+
+    `often`: so many lines of a kind in a minute, from WARNING up; None: all. `turns`: entered for each write.
+    """
 
     def __init__(
         self,
@@ -130,6 +170,7 @@ class Lines(logging.Handler):
         *,
         often: int | None,
         window: float = _WINDOW,
+        turns: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 has no state
     ) -> None:
         super().__init__()
         self.setFormatter(formatter)
@@ -137,6 +178,7 @@ class Lines(logging.Handler):
         self._redact = redact
         self._often = often
         self._window = window
+        self._turns = turns
         self._kinds: dict[tuple[str, int, str], _Kind] = {}
         self._timer: threading.Timer | None = None
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
@@ -222,8 +264,9 @@ class Lines(logging.Handler):
                 lines.append(self.format(record))
             try:
                 if lines:
-                    self._stream.write("\n".join(lines) + "\n")
-                    self._stream.flush()
+                    with self._turns:
+                        self._stream.write("\n".join(lines) + "\n")
+                        self._stream.flush()
                 self._told += lost
             except (OSError, ValueError):
                 self._unwritten += count  # the reader is gone; it may come back

@@ -83,15 +83,16 @@ class Receiver:
         self._lifespan = lifespan
         self._app = app
         self._target = target
+        self._in_workers = bool(target) or (bots is not None and settings.in_processes)
         self._handler: Handler | None = None
         if not target and not bots:
             self._handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
         self.workers: Workers | None = None  # while it runs, if it has any
         self.failed: Callable[[Exception], None] = lambda error: None  # told when the workers can't go on
         self._scope = contextlib.AsyncExitStack()
-        self._account: Account | None = None
-        if not bots:
-            self._account = Account(settings, lambda: kinds_of(value))
+        self._value = value
+        self._account: Account | None = None  # while it runs, of one bot
+        self._hidden = _hidden(settings)
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
@@ -100,8 +101,8 @@ class Receiver:
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
-        if settings.public_url and not settings.token and not self.bots:
-            raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+        if not self._in_workers and not self.bots:
+            _check_token(settings)
         if settings.certificate and not settings.certificate.is_file():
             raise StartError(f"--certificate: {settings.certificate}: no such file")
         state = self._own_state()
@@ -113,17 +114,17 @@ class Receiver:
             self.counts = Counts(stats, layout)
             self._open_logs()
             sizes = settings.dedup_size, settings.queue_size
-            self.gate = self._make_gate(state.ring(*sizes) if state else DedupRing(*sizes), stats)
+            ring = state.ring(*sizes) if state else DedupRing(*sizes)
             self._dead = DeadLetters(
                 settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
             )
             self._queue = open_queue(
                 settings, owner=state is not None, committed=self.counts.committed, shares=self._shares()
             )
-            await self._start_handler()
+            self._dispatcher = await (self._start_workers() if self._in_workers else self._start_handler())
+            self.gate = self._make_gate(ring, stats)
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
-            self._dispatcher = await self._make_dispatcher()
             opened = True
             deliver = self._deliver if self._queue.durable else self._dispatcher.submit
             waited = await self._queue.open(deliver, self._redeliver, self._acks.answered)
@@ -133,6 +134,7 @@ class Receiver:
                 await self._queue.abandon()
             if self.workers:
                 await self.workers.crew.stop(0.0)
+                self.workers = None
             await self._scope.aclose()
             if state:
                 state.close()
@@ -157,9 +159,14 @@ class Receiver:
         if self.bots:
             self.bots.open_logs()
             self._scope.push_async_callback(self.bots.stop_handlers)
-        elif self._account:
-            self._account.open()
-            self._scope.callback(self._account.close_log)
+        else:
+            self._open_account()
+
+    def _open_account(self) -> None:
+        self._hidden = _hidden(self.settings)
+        self._account = account = Account(self.settings, lambda: self.kinds)
+        account.open()
+        self._scope.callback(account.close_log)
 
     def _shares(self, size: int | None = None) -> Shares | None:
         """Places that several bots share; by default so many as the queue has."""
@@ -205,58 +212,66 @@ class Receiver:
             self.gate, self._queue, self._lifespan_state, deadline=settings.ack_deadline, remember=settings.dedup_size
         )
 
-    async def _make_dispatcher(self) -> Lanes:
+    async def _start_handler(self) -> Lanes:
         settings = self.settings
-        policy: dict[str, Any] = {
-            "reply": self._reply,
-            "bury": self._bury,
-            "settled": self._settled,
-            "hand_back": self._acks.hand_back,
-            "retries": settings.retries,
-            "ordered": settings.order == "chat",
-            "retried": self.counts.retry,
-        }
-        if self.bots:
-            # Where workers handle the updates, each of them has its own places.
-            policy["turns"] = Turns(
-                self.bots.tables, None if self.workers_wanted else self._shares(settings.concurrency)
-            )
-        if call := self._call:
-            return Dispatcher(
-                call,
-                concurrency=settings.concurrency,
-                timeout=settings.handler_timeout,
-                handling=HandlingByBot(self.counts, self.gate.rows) if self.bots else self.counts.handling,
-                **policy,
-            )
-        from fasthook.workers import Workers
-
-        bots = tuple(self.bots.tables.values()) if self.bots else ()
-        workers = Workers(self._target or "", settings, failed=lambda error: self.failed(error), bots=bots, **policy)
-        await workers.crew.start()
-        self.workers = workers
-        return workers
-
-    @property
-    def workers_wanted(self) -> bool:
-        """The handlers are in other processes."""
-        return self._handler is None and (self.bots is None or self.settings.in_processes)
-
-    @property
-    def _call(self) -> Callable[[Update], Awaitable[Any]] | None:
-        if self.bots:
-            return None if self.workers_wanted else self.bots.handlers.call
-        return self._handler.call if self._handler else None
-
-    async def _start_handler(self) -> None:
         if self.bots:
             await self.bots.start_handlers()
-        if self._handler is None:
-            return  # it starts in the workers
+            return Dispatcher(
+                self.bots.handlers.call,
+                concurrency=settings.concurrency,
+                timeout=settings.handler_timeout,
+                handling=HandlingByBot(self.counts, lambda bot_id: self.gate.rows[bot_id]),
+                turns=Turns(self.bots.tables, self._shares(settings.concurrency)),
+                **self._policy(),
+            )
+        assert self._handler
         if self._lifespan:
             self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
         await self._handler.start()
         self._scope.push_async_callback(self._handler.stop)
+        return Dispatcher(
+            self._handler.call,
+            concurrency=settings.concurrency,
+            timeout=settings.handler_timeout,
+            handling=self.counts.handling,
+            **self._policy(),
+        )
+
+    async def _start_workers(self) -> Lanes:
+        """Start the workers, and take the bot's own token from them if none is set."""
+        from fasthook.workers import Workers
+
+        self.workers = workers = Workers(
+            self._target or "",
+            self.settings,
+            blocks=self.blocks,
+            failed=lambda error: self.failed(error),
+            answers=self.answers,
+            bots=tuple(self.bots.tables.values()) if self.bots else (),
+            turns=Turns(self.bots.tables) if self.bots else None,  # each worker has its own places
+            **self._policy(),
+        )
+        await workers.crew.start()
+        if workers.crew.token != self.settings.token:
+            self.settings = replace(self.settings, token=workers.crew.token)
+            self._open_account()
+        if not self.bots:
+            _check_token(self.settings)
+        return workers
+
+    def _policy(self) -> dict[str, Any]:
+        """What the lanes are told of; none of it is called before the end of `start`."""
+        settings = self.settings
+        return {
+            "reply": self._reply,
+            "bury": self._bury,
+            "settled": self._settled,
+            "hand_back": lambda delivery: self._acks.hand_back(delivery),
+            "retries": settings.retries,
+            "ordered": settings.order == "chat",
+            "retried": self.counts.retry,
+            "tried": self._queue.tried,
+        }
 
     def _make_gate(self, ring: DedupRing, stats: Stats) -> Gate:
         settings = self.settings
@@ -279,10 +294,7 @@ class Receiver:
     @property
     def hidden(self) -> list[str]:
         """What the access log may not show."""
-        if self.bots:
-            return self.bots.hidden
-        token = (self.settings.token or "").partition(":")[2]
-        return [part for part in (token, *(secret.decode() for secret in self.settings.valid_secrets)) if part]
+        return self.bots.hidden if self.bots else self._hidden
 
     # ------------------------------------------------------------ from a door
 
@@ -352,11 +364,12 @@ class Receiver:
             letter = replace(letter, traceback=letter.traceback.replace(token, "***"))
         await self._dead.add(letter)
         self.counts.dead(reason)
-        there = f"\n{error.trace.rstrip()}" if isinstance(error, Reported) else ""
+        trace = error.trace.rstrip() if isinstance(error, Reported) else ""
+        there = f"\n{trace}" if trace else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
             update.update_id, update.kind, update.attempt, reason, there,
-            exc_info=None if there or reason == "expired" else error, extra=fields(update),
+            exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
 
     def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
@@ -446,6 +459,11 @@ class Receiver:
         return self._dispatcher.oldest
 
     @property
+    def kinds(self) -> tuple[str, ...] | None:
+        """The kinds of updates that the bot handles, if they can be known."""
+        return self.workers.crew.kinds if self.workers else kinds_of(self._value)
+
+    @property
     def queue(self) -> Queue:
         """Where accepted updates wait; there is one once `start` has begun."""
         return self._queue
@@ -454,3 +472,13 @@ class Receiver:
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
+
+
+def _check_token(settings: Settings) -> None:
+    if settings.public_url and not settings.token:
+        raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+
+
+def _hidden(settings: Settings) -> list[str]:
+    token = (settings.token or "").partition(":")[2]
+    return [part for part in (token, *(secret.decode() for secret in settings.valid_secrets)) if part]

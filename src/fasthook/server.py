@@ -10,12 +10,14 @@ import math
 import os
 import shlex
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from fasthook import descriptors
 from fasthook.asgi import Hook
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
@@ -32,6 +34,7 @@ log = logging.getLogger("fasthook")
 
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _OPS = "127.0.0.1:9090"
+_TOLD_SO = 16  # TLS connections above the limit that get through the handshake, and then 503
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
@@ -39,15 +42,45 @@ class ServerError(Exception):
     """The server cannot start. The message is one line that says what to do."""
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, ours drain first, and with a deadline for TLS handshakes."""
+def _counted(most: int) -> type[ssl.SSLObject]:
+    """TLS connections of which there are `most` at once, those in their handshake among them; more are refused."""
+    live = 0
 
-    def __init__(self, config: uvicorn.Config, handshake: float) -> None:
+    class Counted(ssl.SSLObject):
+        def __new__(cls) -> Counted:
+            nonlocal live
+            if live >= most:
+                raise ConnectionRefusedError("too many connections")  # the loop closes this one without a word
+            live += 1
+            return super().__new__(cls)
+
+        def __del__(self) -> None:
+            nonlocal live
+            live -= 1
+
+    return Counted
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers, ours drain first, and with a limit and a deadline for TLS handshakes."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
-        self._handshake = handshake
+        self._handshake = settings.header_timeout
+        self._room = descriptors.room(settings.max_connections)
+        self._watch = descriptors.Watch()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # ten of them are a second
+            self._watch.look()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         config, loop = self.config, asyncio.get_running_loop()
+        if config.ssl:
+            # a handshake costs more than a connection; some more than are served are let through it to be told so
+            most = min(self._room.served + _TOLD_SO, self._room.answered)
+            config.ssl.sslobject_class = _counted(most)
         make: Callable[..., asyncio.Protocol] = config.http_protocol_class
         protocol = functools.partial(make, config, self.server_state, self.lifespan.state, loop)
         self.servers = [
@@ -69,6 +102,13 @@ class _Uvicorn(uvicorn.Server):
 
 def run(hook: Hook) -> int:
     """Serve until a signal says stop; the exit code. ServerError, StateError, QueueError: one line."""
+    descriptors.raise_limit()
+    descriptors.warn_if_few(hook.settings.max_connections)
+    if hook.settings.http == "asgi":
+        log.warning(
+            "--http asgi: uvicorn's own HTTP keeps neither --header-timeout nor a limit of what it reads of a head, "
+            "and --max-connections only for requests; put a proxy in front that does"
+        )
     with _listen(hook.settings) as listeners, open_ops(hook.settings) as ops:
         return run_loop(hook, _serve(hook, listeners, ops, Notifier(os.environ)), listeners.close)
 
@@ -111,14 +151,14 @@ def open_ops(settings: Settings) -> Listeners:
 
 async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, notifier: Notifier) -> int:
     settings, receiver = hook.settings, hook.receiver
-    server = _Uvicorn(_config(hook), settings.header_timeout)
+    server = _Uvicorn(_config(hook), settings)
     health = Health(receiver, lambda: len(server.server_state.connections))
     ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
     stop = Stop(hook, server, health, notifier)
     code = await stop.begin()
     if code is not None:
         return code
-    announce(settings, listeners, ops_listeners, receiver.bots)
+    announce(hook.settings, listeners, ops_listeners, receiver.bots)
     notifier.ready()
     if ops_listeners.trouble:
         log.warning("%s", ops_listeners.trouble)
@@ -158,6 +198,7 @@ def _config(hook: Hook) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        limit_concurrency=descriptors.room(settings.max_connections).served + 1 if settings.http == "asgi" else None,
         timeout_keep_alive=int(settings.keep_alive),
         timeout_graceful_shutdown=grace if settings.ack == "handled" else min(_GRACE, grace),
         ssl_certfile=settings.ssl_certfile,

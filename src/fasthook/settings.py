@@ -261,7 +261,11 @@ class Settings:
     port: int = option(8000, whole(0, 65535), "port to listen on; 0 takes a free one")
     uds: Path | None = option(None, file_path, "listen on this Unix socket instead; any local user may connect")
     fd: int | None = option(None, whole(0, 1 << 20), "listen on this inherited file descriptor instead")
-    http: str = option("compiled", choice("compiled", "asgi"), "the compiled edge, or ASGI through uvicorn's own")
+    http: str = option(
+        "compiled",
+        choice("compiled", "asgi"),
+        "the compiled edge, or ASGI through uvicorn's own, which keeps no header-timeout and reads heads without limit",
+    )
     path: str = option("/webhook", hook_path, "path that Telegram posts to")
     token: str | None = option(None, token, "the bot's token; also BOT_TOKEN")
     secret: tuple[str, ...] | None = option(

@@ -7,11 +7,12 @@ import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from fasthook._core import DedupRing
-from fasthook.ops.blocks import Blocks, Layout
+from fasthook.ops.blocks import Blocks, Layout, reserve
 from fasthook.queues.store import set_aside
 
 if sys.platform == "win32":
@@ -129,16 +130,21 @@ class StateDir:
     def _map(self, path: Path, capacity: int, limit: int) -> DedupRing:
         size = DedupRing.nbytes(capacity, limit)
         with path.open("a+b") as file:
-            if file.seek(0, os.SEEK_END) != size:
-                file.truncate(size)
+            reserve(file.fileno(), size)
             self._ring_map = mmap.mmap(file.fileno(), size)
         return DedupRing(capacity, limit, buffer=self._ring_map)
 
     def note_queue(self, queue: str) -> None:
-        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs."""
+        """Keep in mind which queue belongs to this directory, for tools that are used while nobody runs.
+
+        A journal inside or beside it is noted by where it is from here: a bot that is moved or copied takes it along.
+        """
         kind, _, place = queue.partition(":")
         if kind == "journal":
-            queue = f"journal:{Path(place).absolute()}"
+            here, there = (os.path.normpath(path.absolute()) for path in (self.path, Path(place)))
+            if Path(there).is_relative_to(Path(here).parent) and len(Path(here).parts) > 2:
+                there = os.path.relpath(there, here)
+            queue = f"journal:{there}"
         try:
             (self.path / _QUEUE).write_text(f"{queue}\n", "utf-8")
         except (OSError, UnicodeError) as error:
@@ -149,12 +155,38 @@ class StateDir:
         self._lock.close()
 
 
+def remember(path: Path, names: Iterable[tuple[int, int]]) -> None:
+    """Let these ids be known in the ring of a state directory whose lock we hold. StateError: it cannot be written.
+
+    Where there is no ring, or one that cannot be read, none is known: the next start makes a new one, or says so.
+    """
+    ring = path / "ring"
+    try:
+        with ring.open("r+b") as file:
+            reserve(file.fileno(), os.fstat(file.fileno()).st_size)
+            image = mmap.mmap(file.fileno(), 0)
+        capacity, limit = _RING_SIZES.unpack_from(image)
+        known = DedupRing(capacity, limit, buffer=image)
+        known.release_all()  # as the next start does
+        for bot, update_id in names:
+            known.claim(bot, update_id)
+            known.settle(bot, update_id)
+        image.flush()
+    except (FileNotFoundError, ValueError, struct.error):
+        return
+    except OSError as error:
+        raise StateError(f"{ring}: cannot be written: {error.strerror}") from None
+
+
 def noted_queue(path: Path) -> str | None:
     """The queue of the server that had this state directory last; None if it isn't known."""
     try:
-        return (path / _QUEUE).read_text("utf-8").strip() or None
+        kind, _, place = (path / _QUEUE).read_text("utf-8").strip().partition(":")
     except (OSError, UnicodeError):
         return None
+    if kind == "journal":
+        return f"journal:{os.path.normpath(path / place)}"
+    return f"{kind}:{place}" if kind else None
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -16,8 +16,8 @@ import socket
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -27,13 +27,17 @@ import orjson
 from fasthook._core import Shares
 from fasthook._scan import restore
 from fasthook.bottables import BotTable
-from fasthook.dispatch import Dispatcher, HandlerTimeout
+from fasthook.dispatch import Dispatcher, HandlerTimeout, Runs
 from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
-from fasthook.handlers import TargetError, adapt, load
+from fasthook.handlers import Reply, StartError, TargetError, adapt, complete, kinds_of, load
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
+from fasthook.ops.beat import Beat
+from fasthook.ops.blocks import Counts, HandlingByBot, Layout, open_block
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
+from fasthook.telegram.files import has_files, packed
+from fasthook.telegram.redact import redacted
 from fasthook.turns import Turns
 from fasthook.update import Update
 from fasthook.wording import bots_frames, one_line
@@ -48,11 +52,21 @@ _LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What a worker is told before anything else. `bots`: where there are several; then `target` is not used."""
+    """What a worker is told before anything else.
+
+    `answers`: what a handler returns may go into an answer to Telegram. `bots`: where there are several, by the row in
+    which each counts; then `target` is not used. `learnt`: the token is the one that the first workers found in the
+    bot.
+    """
 
     target: str
     settings: Settings
-    bots: tuple[BotTable, ...] = ()
+    answers: bool
+    layout: Layout
+    bots: Mapping[int, BotTable] = field(default_factory=dict)
+    learnt: bool = False
+    name: str = ""  # in the log
+    block: Path | None = None  # of what it counts
 
 
 class Refused(Exception):
@@ -77,9 +91,9 @@ def main() -> int:
     if made is None:
         return 0  # the door is gone already
     settings = made.settings
-    redact = set_up(settings, [text for table in made.bots for text in table.hidden])
+    redact = set_up(settings, made.name, [text for table in made.bots.values() for text in table.hidden])
     try:
-        return _handle(ours, made)
+        return _handle(ours, made, _counts(made))
     except Refused as error:
         told = {
             "line": redact(str(error)),
@@ -103,20 +117,27 @@ def _set_up(ours: socket.socket) -> SetUp | None:
     return made
 
 
-def _handle(ours: socket.socket, made: SetUp) -> int:
+def _counts(made: SetUp) -> Counts:
+    if made.block is None:
+        return Counts.alone(made.layout)
+    return Counts(open_block(made.block, made.layout), made.layout)
+
+
+def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     import uvloop
 
-    settings = made.settings
     name = f"{made.target}: " if not made.bots else ""
     try:
-        bots: _Bot | _Bots = _Bots(made) if made.bots else _Bot(made)
+        bots: _Bot | _Bots = _Bots(made, counts) if made.bots else _Bot(made, counts)
     except TargetError as error:
         cause = error.__cause__
         raise Refused(f"{name}{error}", 1 if cause else error.code, cause) from None
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{name}the import ends in {one_line(error)}", 1, error) from None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(ours, settings, bots))
+    with contextlib.ExitStack() as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for token in bots.tokens:
+            logs.enter_context(redacted(token))
+        stuck = runner.run(_serve(ours, made, bots, counts))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
@@ -126,15 +147,20 @@ def _handle(ours: socket.socket, made: SetUp) -> int:
 
 
 class _Bot:
-    """The bot of a worker."""
+    """The bot of a worker. TargetError: it cannot be imported, or its token is another than the one that is set."""
 
-    def __init__(self, made: SetUp) -> None:
-        self._settings = made.settings
+    turns: Turns | None = None
+
+    def __init__(self, made: SetUp, counts: Counts) -> None:
         self._target = load(made.target)
-        threads = min(made.settings.concurrency, THREADS)
-        self._handler = adapt(self._target.value, threads=threads, settings=made.settings)
+        self._settings = settings = _complete(self._target.value, made)
+        threads = min(settings.concurrency, THREADS)
+        self._handler = adapt(self._target.value, threads=threads, settings=settings)
         self.call = self._handler.call
-        self.turns: Turns | None = None
+        self.handling: Runs = counts.handling
+        self.token = settings.token
+        self.tokens = [settings.token]
+        self.kinds = kinds_of(self._target.value)
 
     async def start(self, scope: contextlib.AsyncExitStack) -> Any:
         """Start it; what its lifespan yielded."""
@@ -155,15 +181,21 @@ class _Bot:
 class _Bots:
     """The bots of a worker, where there are several: each has its share of --concurrency here, too."""
 
-    def __init__(self, made: SetUp) -> None:
+    token: str | None = None
+    kinds: tuple[str, ...] | None = None
+
+    def __init__(self, made: SetUp, counts: Counts) -> None:
         from fasthook.asgi import Hook
         from fasthook.handlers.several import Handlers, load_bot
 
-        tables = {table.bot_id: table for table in made.bots}
-        self._loaded = [load_bot(table) for table in made.bots]
+        tables = {table.bot_id: table for table in made.bots.values()}
+        rows = {table.bot_id: row for row, table in made.bots.items()}
+        self._loaded = [load_bot(table) for table in tables.values()]
         self._handlers = Handlers(lambda one: Hook.of(one.value, tables[one.bot_id].settings, lifespan=one.lifespan))
         self.call = self._handlers.call
+        self.handling: Runs = HandlingByBot(counts, rows.__getitem__)
         self.turns: Turns | None = Turns(tables, Shares(made.settings.concurrency, tables))
+        self.tokens = [table.settings.token for table in tables.values()]
 
     async def start(self, scope: contextlib.AsyncExitStack) -> None:
         """Start all; each call sets the state of its update."""
@@ -175,14 +207,26 @@ class _Bots:
         return self._handlers.running
 
 
-async def _serve(ours: socket.socket, settings: Settings, bots: _Bot | _Bots) -> int:
+def _complete(value: Any, made: SetUp) -> Settings:
+    """The settings with the bot's own token. TargetError: it is another than the one that is set or that was found."""
+    try:
+        return complete(value, made.settings)
+    except TargetError as error:
+        if made.learnt:
+            raise TargetError("the bot's token is another than at the start: the server must be restarted") from None
+        raise error from None
+
+
+async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
     async with contextlib.AsyncExitStack() as scope:
         try:
             state = await bots.start(scope)
+        except StartError as error:
+            raise Refused(str(error), 1, None) from None
         except Exception as error:
             raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
-        work = _Work(settings, bots, state)
+        work = _Work(made, bots, state, counts)
         await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
         work.start()
         seconds = await work.leaves
@@ -194,9 +238,12 @@ async def _serve(ours: socket.socket, settings: Settings, bots: _Bot | _Bots) ->
 class _Work(asyncio.Protocol):
     """The worker's end of the socket pair, and the dispatcher behind it."""
 
-    def __init__(self, settings: Settings, bots: _Bot | _Bots, state: Any) -> None:
+    def __init__(self, made: SetUp, bots: _Bot | _Bots, state: Any, counts: Counts) -> None:
         self._state = state
-        self._settings = settings
+        self._counts = counts
+        self._settings = settings = made.settings
+        self._in_answers = made.answers and settings.ack == "handled"
+        self._ready = {"token": bots.token, "kinds": bots.kinds}
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(self._take, LARGEST)
         self._out: list[bytes] = []
@@ -217,16 +264,18 @@ class _Work(asyncio.Protocol):
             timeout=settings.handler_timeout,
             retries=0,
             ordered=False,
+            handling=bots.handling,
         )
 
     def start(self) -> None:
         """Say that deliveries may come."""
         self.dispatcher.start()
+        self._beat = Beat(self._counts)
         signal.signal(signal.SIGTERM, self._asked)
         self._watch()
         self._files = set(sources())
         self._modules = len(sys.modules)
-        self._send(Kind.READY, payload=pack({"files": sorted(self._files)}))
+        self._send(Kind.READY, payload=pack(self._ready | {"files": sorted(self._files)}))
         if self._settings.reload:
             self._look()
 
@@ -239,6 +288,7 @@ class _Work(asyncio.Protocol):
         """Let what was sent reach the door."""
         for timer in self._timers.values():
             timer.cancel()
+        self._beat.stop()
         faulthandler.cancel_dump_traceback_later()
         self._flush()
         self._transport.close()
@@ -263,10 +313,12 @@ class _Work(asyncio.Protocol):
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind == Kind.DELIVER:
-            attempt, bot_id, received_at = UPDATE.unpack_from(payload)
+            attempt, bot_id, received_at, since = UPDATE.unpack_from(payload)
             update = restore(Update, payload[UPDATE.size :], bot_id, received_at, attempt)
             update.state = self._state
-            self.dispatcher.submit(Delivery(update, number))
+            delivery = Delivery(update, number)
+            delivery.since = since
+            self.dispatcher.submit(delivery)
         elif kind == Kind.PING:
             self._send(Kind.PONG)
         elif kind == Kind.LEAVE:
@@ -290,17 +342,23 @@ class _Work(asyncio.Protocol):
         if out and not self._transport.is_closing():
             self._transport.write(b"".join(out))
 
-    def _reply(self, update: Update, result: Any) -> None:
-        """Keep what the handler returned for the frame that tells of its end."""
+    def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
+        """Keep what the handler returned for the frame that tells of its end: the door sends it, at its rates.
+
+        A method of a library's own, if it cannot go into an answer, is called through that library, as in one process.
+        """
+        if isinstance(result, Reply) and not self._in_answers:
+            return result.send()
         try:
-            reply = orjson.dumps(result)
-        except TypeError as error:
+            reply = packed(result) if isinstance(result, dict) and has_files(result) else orjson.dumps(result)
+        except (TypeError, OSError) as error:
             why = error if isinstance(result, dict) else f"{type(result).__name__} is no Bot API method"
             log.error("update %d: what the handler returned cannot be sent: %s", update.update_id, why)
-            return
+            return None
         if len(reply) > LARGEST_OUTCOME - HEAD.size:
             raise GaveUp(f"the handler returned {len(reply)} bytes", "reply failed")
         self._replies[update] = reply
+        return None
 
     def _settled(self, delivery: Delivery) -> None:
         if delivery.failure is None:

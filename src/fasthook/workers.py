@@ -21,7 +21,9 @@ from fasthook.crew import Crew, Worker
 from fasthook.frames import HEAD, UPDATE, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
+from fasthook.ops.blocks import Blocks
 from fasthook.settings import Settings
+from fasthook.telegram.files import is_packed, unpacked
 
 log = logging.getLogger("fasthook.workers")
 
@@ -41,7 +43,8 @@ class Workers(Lanes):
 
     Several bots share the window of each worker; a bot keeps its place there until its reply is sent.
 
-    `policy`: what `Lanes` takes. `failed`: told when there is no use in going on. `bots`: several, instead of a target.
+    `blocks`: where each worker counts. `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
+    `answers`: what a handler returns may go into an answer to Telegram. `bots`: several, instead of a target.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class Workers(Lanes):
         target: str,
         settings: Settings,
         *,
+        blocks: Blocks,
         failed: Callable[[WorkersError], None],
+        answers: bool = True,
         bots: tuple[BotTable, ...] = (),
         **policy: Any,
     ) -> None:
         super().__init__(**policy)
-        self.crew: Crew = Crew(self, target, settings, bots)
+        self.crew: Crew = Crew(self, target, settings, blocks, answers=answers, bots=bots)
         self.failed = failed
         self._replying = 0
         self._most_replies = settings.concurrency * settings.workers
@@ -174,8 +179,9 @@ class Workers(Lanes):
         worker.given += 1
         if worker.shares is not None:
             worker.shares.force(lane.bot)
-        head = HEAD.pack(_BEFORE + len(raw), 2, number)
-        worker.put(head + UPDATE.pack(min(update.attempt, 0xFFFF), update.bot_id, update.received_at), raw)
+        head = HEAD.pack(_BEFORE + len(raw), Kind.DELIVER, number)
+        attempt = min(update.attempt, 0xFFFF)
+        worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
         if worker.limit is not None and worker.given >= worker.limit:
             self.crew.recycle(worker)
 
@@ -275,7 +281,8 @@ class Workers(Lanes):
     def _answer(self, lane: Lane, payload: bytes, shares: Shares | None) -> bool:
         """See to what a handler returned. True: its place is kept until that is sent."""
         try:
-            sending = self._reply(lane.first.update, orjson.loads(payload))
+            result = unpacked(payload) if is_packed(payload) else orjson.loads(payload)
+            sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
             self._begin(self._failed(lane))
@@ -350,6 +357,8 @@ class Workers(Lanes):
         """What a dead worker had in hand is delivered again, first and in order."""
         self._part(worker)
         lanes = list(worker.in_hand.values())
+        for lane in lanes[: worker.begun - worker.ran]:  # it takes them in the order in which it gets them
+            lane.first.since = -1.0
         worker.in_hand.clear()
         worker.suspects = 0
         if worker.ready:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ async def call(
     waiting = list(messages)
     sent: list[dict[str, Any]] = []
     asked: dict[str, Any] = {"method": "POST", "path": "/webhook", "http_version": "1.1", "client": ("::1", 5)}
-    asked["headers"] = [(b"host", b"a"), *([GENUINE] if headers is None else headers)]
+    if isinstance(headers, Counted):
+        asked["headers"] = headers
+    else:
+        asked["headers"] = [(b"host", b"a"), *([GENUINE] if headers is None else headers)]
 
     async def receive() -> dict[str, Any]:
         return waiting.pop(0)
@@ -100,6 +103,56 @@ def test_a_declared_length_that_servers_would_not_let_through(run: Run, hook: Ho
     run(main())
 
 
+class Counted(list[tuple[bytes, bytes]]):
+    """Headers that count how many of them are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        for header in super().__iter__():
+            self.looked_at += 1
+            yield header
+
+
+@pytest.mark.parametrize(
+    ("header", "looks"),
+    [
+        ((b"connection", b"a" * 40), 65),
+        ((b"x-forwarded-for", b"192.0.2.1"), 65),
+        ((b"x", b""), 65),
+        ((b"x", b"y" * 4096), 5),
+        ((b"x", b"y" * 20_000), 2),
+    ],
+    ids=["Connection", "X-Forwarded-For", "small", "large", "one"],
+)
+@pytest.mark.parametrize("settings", [{}, {"trusted_proxy": "::1"}], ids=["direct", "behind a proxy"])
+def test_a_head_without_a_limit_is_refused_at_the_limit(
+    run: Run, make: Callable[..., Hook], header: tuple[bytes, bytes], looks: int, settings: dict[str, str]
+) -> None:
+    """Servers let heads of megabytes through; what is behind our limit costs nothing."""
+
+    async def main() -> None:
+        hook = make(**settings)
+        async with started(hook):
+            headers = Counted([(b"host", b"a"), GENUINE, *[header] * 80_000])
+            [start, _] = await call(hook, headers=headers)
+            assert start["status"] == 431
+            assert headers.looked_at <= looks + 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(("allowed", "status"), [("::1", 431), ("192.0.2.1", 403)])
+def test_a_large_head_of_a_forbidden_client(run: Run, make: Callable[..., Hook], allowed: str, status: int) -> None:
+    async def main() -> None:
+        hook = make(allow_ip=allowed)
+        async with started(hook):
+            [start, _] = await call(hook, headers=[GENUINE, *[(b"x", b"y")] * 100])
+            assert start["status"] == status
+
+    run(main())
+
+
 def test_a_client_that_went_away_gets_no_answer(run: Run, hook: Hook, handled: list[int]) -> None:
     gone = {"type": "http.disconnect"}
 
@@ -111,6 +164,46 @@ def test_a_client_that_went_away_gets_no_answer(run: Run, hook: Hook, handled: l
 
     run(main())
     assert handled == [1]
+
+
+@pytest.mark.parametrize("first", [[], [b""], [b'{"update', b"_id"]], ids=["nothing", "empty", "parts"])
+def test_a_body_has_its_time(run: Run, make: Callable[..., Hook], first: list[bytes]) -> None:
+    async def main() -> None:
+        hook = make(body_timeout=0.1)
+        async with started(hook):
+            assert await stalled(hook, first) == (408, True)
+
+    run(main())
+
+
+async def stalled(hook: Hook, parts: list[bytes]) -> tuple[int, bool]:
+    """The status for a body of which no more than these parts comes, and whether the connection ends."""
+    sent: list[Any] = []
+    waiting = [body(part, more=True) for part in parts]
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return waiting.pop(0) if waiting else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/webhook", "http_version": "1.1", "client": None}
+    await hook({**scope, "headers": [(b"host", b"a"), GENUINE]}, receive, send)
+    return sent[0]["status"], (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_request_that_is_cancelled_while_its_body_is_awaited(run: Run, hook: Hook) -> None:
+    async def main() -> None:
+        async with started(hook):
+            request = asyncio.create_task(stalled(hook, []))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+
+    run(main())
 
 
 def test_the_body_of_a_refused_request_is_not_read(run: Run, hook: Hook) -> None:
@@ -308,7 +401,7 @@ def test_a_hook_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SettingsError, match="conncurrency: no such setting; did you mean concurrency"):
         Hook(handler, conncurrency=5)
-    with pytest.raises(TargetError, match="a int is not a handler"):
+    with pytest.raises(TargetError, match="an int is not a handler"):
         Hook(5)
     monkeypatch.setenv("FASTHOOK_PORT", "x")
     with pytest.raises(SettingsError, match="FASTHOOK_PORT: must be"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
 from dispatch.recorded import Recorded, Run
 from fasthook import Update
 from fasthook.queues import Delivery
@@ -178,7 +180,11 @@ def test_a_handler_that_swallows_its_cancellation_does_not_hold_the_end(run: Run
     run(main())
 
 
-def test_a_dead_letter_under_way_at_the_end_is_written_or_the_update_is_left(run: Run) -> None:
+def test_a_dead_letter_under_way_at_the_end_is_written_or_the_update_is_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasthook.dispatch._BURIAL", 0.1)
+
     async def main() -> None:
         began = asyncio.Event()
 

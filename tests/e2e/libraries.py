@@ -1,4 +1,6 @@
-"""The same bot in three libraries: an echo, a conversation with buttons, a middleware, a job, and ways to fail.
+"""The same bot in three libraries: an echo, two conversations with buttons, a middleware, a job, and ways to fail.
+
+What `/menu` begins is carried by its buttons; what `/start` begins, by the library, in the memory of its process.
 
 `record` keeps what began, ended and was handled; Telegram's side sees the rest.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from botapi import TOKEN
+from fasthook.testing import TOKEN
 
 _RECORD = f"""\
 import os
@@ -74,6 +76,26 @@ async def start(message: Message, state: FSMContext):
     return message.answer("Welcome", reply_markup=InlineKeyboardMarkup(inline_keyboard=[[button]]))
 
 
+@app.message(Command("menu"))
+async def menu(message: Message):
+    sizes = [InlineKeyboardButton(text=size.title(), callback_data=f"size:{size}") for size in ("small", "large")]
+    await message.answer("Which size?", reply_markup=InlineKeyboardMarkup(inline_keyboard=[sizes]))
+
+
+@app.callback_query(F.data.startswith("size:"))
+async def size(query: CallbackQuery):
+    size = query.data.partition(":")[2]
+    await query.answer(size)
+    yes = InlineKeyboardButton(text="Yes", callback_data=f"yes:{size}")
+    await query.message.edit_text(f"A {size} parcel?", reply_markup=InlineKeyboardMarkup(inline_keyboard=[[yes]]))
+
+
+@app.callback_query(F.data.startswith("yes:"))
+async def yes(query: CallbackQuery, extra: str):
+    await query.answer()
+    await query.message.answer(f"A {query.data.partition(':')[2]} parcel is on its way, {extra}")
+
+
 @app.callback_query(F.data == "order")
 async def order(query: CallbackQuery, state: FSMContext):
     await state.set_state(Order.name)
@@ -90,6 +112,11 @@ async def name(message: Message, state: FSMContext, extra: str):
 @app.message(F.text == "fail")
 async def fail(message):
     raise ValueError("the bot is broken")
+
+
+@app.message(F.text == "returned")
+async def returned(message):
+    return message.answer("returned")
 
 
 @app.message(F.text == "fail twice")
@@ -150,6 +177,24 @@ async def name(update, context):
     return ConversationHandler.END
 
 
+async def menu(update, context):
+    sizes = [InlineKeyboardButton(size.title(), callback_data=f"size:{size}") for size in ("small", "large")]
+    await update.message.reply_text("Which size?", reply_markup=InlineKeyboardMarkup([sizes]))
+
+
+async def size(update, context):
+    query, size = update.callback_query, update.callback_query.data.partition(":")[2]
+    await query.answer(size)
+    yes = InlineKeyboardButton("Yes", callback_data=f"yes:{size}")
+    await query.edit_message_text(f"A {size} parcel?", reply_markup=InlineKeyboardMarkup([[yes]]))
+
+
+async def yes(update, context):
+    await update.callback_query.answer()
+    size = update.callback_query.data.partition(":")[2]
+    await context.bot.send_message(update.effective_chat.id, f"A {size} parcel is on its way, from the middleware")
+
+
 async def remind(context):
     await context.bot.send_message(context.job.chat_id, "A reminder")
 
@@ -180,6 +225,9 @@ async def later(update, context):
 app = ApplicationBuilder().token(TOKEN).post_init(began).post_stop(stopped).post_shutdown(ended).build()
 app.add_handler(MessageHandler(filters.ALL, later), group=-1)
 app.add_handler(CommandHandler("start", start))
+app.add_handler(CommandHandler("menu", menu))
+app.add_handler(CallbackQueryHandler(size, pattern="^size:"))
+app.add_handler(CallbackQueryHandler(yes, pattern="^yes:"))
 warnings.filterwarnings("ignore", category=PTBUserWarning)  # about per_message
 app.add_handler(ConversationHandler(
     entry_points=[CallbackQueryHandler(order, pattern="^order$")],
@@ -208,10 +256,10 @@ class Order(StatesGroup):
 class Count(BaseMiddleware):
     def __init__(self):
         self.update_sensitive = False
-        self.update_types = ["message"]
+        self.update_types = ["message", "callback_query"]
 
     async def pre_process(self, message, data):
-        record("middleware", message.message_id)
+        record("middleware", message.from_user.id)
         data["extra"] = "from the middleware"
 
     async def post_process(self, message, data, exception):
@@ -226,6 +274,27 @@ app.add_custom_filter(StateFilter(app))
 async def start(message):
     markup = InlineKeyboardMarkup([[InlineKeyboardButton("Order", callback_data="order")]])
     await app.send_message(message.chat.id, "Welcome", reply_markup=markup)
+
+
+@app.message_handler(commands=["menu"])
+async def menu(message):
+    sizes = [InlineKeyboardButton(size.title(), callback_data=f"size:{size}") for size in ("small", "large")]
+    await app.send_message(message.chat.id, "Which size?", reply_markup=InlineKeyboardMarkup([sizes]))
+
+
+@app.callback_query_handler(func=lambda query: query.data.startswith("size:"))
+async def size(query):
+    size, at = query.data.partition(":")[2], query.message
+    await app.answer_callback_query(query.id, size)
+    markup = InlineKeyboardMarkup([[InlineKeyboardButton("Yes", callback_data=f"yes:{size}")]])
+    await app.edit_message_text(f"A {size} parcel?", at.chat.id, at.message_id, reply_markup=markup)
+
+
+@app.callback_query_handler(func=lambda query: query.data.startswith("yes:"))
+async def yes(query, data):
+    await app.answer_callback_query(query.id)
+    size = query.data.partition(":")[2]
+    await app.send_message(query.message.chat.id, f"A {size} parcel is on its way, {data['extra']}")
 
 
 @app.callback_query_handler(func=lambda query: query.data == "order")
@@ -269,22 +338,3 @@ def message(update_id: int, text: str, chat: int = 5) -> bytes:
     if text.startswith("/"):
         body["entities"] = [{"offset": 0, "length": len(text), "type": "bot_command"}]
     return json.dumps({"update_id": update_id, "message": body}).encode()
-
-
-def press(update_id: int, data: str, chat: int = 5) -> bytes:
-    """A button that is pressed below a message of the bot."""
-    above = {
-        "message_id": 1,
-        "from": {"id": 42, "is_bot": True, "first_name": "Test"},
-        "chat": {"id": chat, "first_name": "Ann", "type": "private"},
-        "date": 1_750_000_000,
-        "text": "Welcome",
-    }
-    query = {
-        "id": "17",
-        "from": {"id": chat, "is_bot": False, "first_name": "Ann"},
-        "message": above,
-        "chat_instance": "1",
-        "data": data,
-    }
-    return json.dumps({"update_id": update_id, "callback_query": query}).encode()

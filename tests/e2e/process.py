@@ -183,6 +183,20 @@ class Server:
                 used.close()
 
 
+class Polling(Server):
+    """`fasthook poll` with these arguments. It polls when this returns."""
+
+    command = "poll"
+    banner = r"fasthook polls https?://\S+ for bot \d+"
+
+
+def free_port() -> int:
+    """A port that nobody has, for who must name one before it is listened on."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port: int = one.getsockname()[1]
+    return port
+
+
 def answer(connection: http.client.HTTPConnection) -> Response:
     """The answer to the request that was just sent."""
     response = connection.getresponse()

@@ -39,7 +39,7 @@ class Connection:
 
     def close(self) -> None:
         if self._streams:
-            self._streams[1].close()
+            self._streams[1].transport.abort()  # what is not sent by now, of a body that was refused, never will be
             self._streams = None
 
 

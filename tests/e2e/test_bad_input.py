@@ -334,7 +334,11 @@ def test_a_damaged_ring(start: Start, bot: Bot, damage: Callable[[Path], None]) 
     assert bot.by_chat == {0: [2, 4, 2], 1: [1, 3]}
 
 
-@pytest.mark.parametrize("damage", [broken, cut_off])
+def without_data(file: Path) -> None:
+    os.truncate(file, 2 * 4096)  # LMDB's two meta pages; behind the data there may be room that nobody misses
+
+
+@pytest.mark.parametrize("damage", [broken, without_data])
 def test_a_damaged_spill(start: Start, bot: Bot, damage: Callable[[Path], None]) -> None:
     spilled(start)
     damage(bot.directory / ".fasthook" / "spill" / "data.mdb")

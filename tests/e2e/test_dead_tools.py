@@ -12,7 +12,7 @@ from e2e.bot import Bot
 from e2e.process import SECRET, Server
 from e2e.tools import ids, number_of, refused, rows, say, tool, until
 from fasthook.queues.deadletter import DeadLetter
-from fasthook.queues.store import Store
+from fasthook.queues.store import Store, unpack_update
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
@@ -34,9 +34,9 @@ def serve(start: Start, queue: str, *options: str, **env: str) -> Server:
     return start("--secret", SECRET, "--queue", queue, "--retries", "0", "--drain-timeout", "0", *options, env=env)
 
 
-def with_dead(start: Start, queue: str, running: bool, *updates: tuple[int, str, int]) -> Server:
+def with_dead(start: Start, queue: str, running: bool, *updates: tuple[int, str, int], workers: str = "1") -> Server:
     """A server, or one that has stopped, with these dead letters: id, text, chat."""
-    server = serve(start, queue)
+    server = serve(start, queue, "--workers", workers)
     for update_id, text, chat in updates:
         say(server, update_id, text, chat)
         server.until(f"update {update_id} .message. is a dead letter")
@@ -102,9 +102,10 @@ def test_nothing_to_see(start: Start, bot: Bot, queue: str, running: bool) -> No
     assert tool(bot, "dead", "drop", "--all").output == "there is no dead letter that this means\n"
 
 
-def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_retry(start: Start, bot: Bot, queue: str, running: bool, workers: str) -> None:
     """Handled once, as attempt 1, although its id is known; and it stays known."""
-    server = with_dead(start, queue, running, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3))
+    server = with_dead(start, queue, running, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3), workers=workers)
     heal(bot)
     number = number_of(bot, 2, "dead", "list")
     when = "again" if running else "at the next start"
@@ -112,7 +113,7 @@ def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
     assert ids(bot, "dead", "list") == [1, 3]
     if not running:
         assert ids(bot, "queue", "list") == [2]
-        server = serve(start, queue)
+        server = serve(start, queue, "--workers", workers)
     until_handled(bot, 1)
     if running:
         assert tool(bot, "dead", "retry", "--all").output == "2 updates will be handled again\n"
@@ -127,8 +128,9 @@ def test_a_retry(start: Start, bot: Bot, queue: str, running: bool) -> None:
     assert ids(bot, "dead", "list") == ([] if running else [1, 3])
 
 
-def test_one_that_fails_again_is_a_dead_letter_again(start: Start, bot: Bot, queue: str) -> None:
-    server = with_dead(start, queue, True, (1, "raise", 1))
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_that_fails_again_is_a_dead_letter_again(start: Start, bot: Bot, queue: str, workers: str) -> None:
+    server = with_dead(start, queue, True, (1, "raise", 1), workers=workers)
     assert tool(bot, "dead", "retry", "--all").output == "1 update will be handled again\n"
     server.until("update 1 .message. is a dead letter", count=2)
     assert ids(bot, "dead", "list") == [1]
@@ -147,6 +149,34 @@ def test_a_retry_that_waits_is_kept_by_a_stop(start: Start, bot: Bot, queue: str
     until_handled(bot, 2)
     assert server.stop() == 0
     assert bot.by_chat == {1: [5, 1]}
+
+
+def test_a_retry_that_was_handled_is_not_run_again_after_a_kill(start: Start, bot: Bot, queue: str) -> None:
+    """Although another, which waits, keeps the spill from being emptied."""
+    with_dead(start, queue, False, (1, "raise", 1), (2, "raise", 2), (3, "raise", 3))
+    heal(bot)
+    tool(bot, "dead", "retry", "--all")
+    server = serve(start, queue, HELD="1")
+    until_handled(bot, 2)
+    say(server, 4, chat=4)
+    until_handled(bot, 3)
+    until(lambda: ids_on_disk(bot, queue) == [1])
+    server.kill()
+    server = serve(start, queue)
+    until_handled(bot, 4)
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2, 3, 4]
+
+
+def ids_on_disk(bot: Bot, queue: str) -> list[int]:
+    """What a kill would leave."""
+    if queue != "memory:":
+        return [one for one in ids(bot, "queue", "list") if one is not None]
+    store = Store(bot.directory / ".fasthook" / "spill")
+    try:
+        return [unpack_update(record).update_id for _, record in store.items()]
+    finally:
+        store.close()
 
 
 def test_a_retry_in_a_journal_survives_a_kill(start: Start, bot: Bot) -> None:

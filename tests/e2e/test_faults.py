@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -166,6 +167,56 @@ def test_a_small_disk(serve: Start, bot: Bot) -> None:
     assert waiting(bot, "copy") == [*safe, update_id]
     [line] = errors(server)
     assert "No space left on device; new updates get 503" in line
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB: unlike a tmpfs's, its files have holes until something is in them."""
+    if os.geteuid() or not shutil.which("mkfs.ext4"):
+        pytest.skip("only root, with mkfs.ext4, can make a small disk")
+    image, place = tmp_path / "image", tmp_path / "ext4"
+    place.mkdir()
+    image.write_bytes(bytes(16 << 20))
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, timeout=60)
+    made = subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"a file cannot be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=60)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; the file that takes it."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    return ballast
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal"])
+def test_a_disk_that_is_full(serve: Start, bot: Bot, ext4: Path, queue: str) -> None:
+    """Nothing that is mapped asks for room that is not there, and a start without room ends in a line."""
+    queue = queue if queue == "memory:" else f"journal:{ext4}/journal"
+    where = ("--queue", queue, "--state-dir", str(ext4 / "state"))
+    server = serve(*where, env=HELD)
+    assert post(server, 1) == [200]
+    ballast = fill(ext4)
+    connection = server.connect()
+    statuses = {server.post(samples.update(n, chat_id=1), connection).status for n in range(2, 2000)}
+    connection.close()
+    assert statuses <= {200, 503}
+    assert server.post(b"not an update").status == 503  # the first dead letter: there is no room for its files
+    ballast.unlink()
+    assert post(server, 5000) == [200]
+    assert server.post(b"not an update").status == 200
+    assert server.stop() == 0
+
+    (ext4 / "state/ring").unlink()
+    fill(ext4)
+    ended = fasthook(bot.directory, "run", *OPTIONS, *where)
+    assert (ended.code, ended.lines) == (1, (ended.line,))
+    assert ended.line.endswith(": cannot be used: No space left on device; set --state-dir")
 
 
 # ---------------------------------------------------------------- files that cannot be used

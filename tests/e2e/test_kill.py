@@ -10,12 +10,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from e2e.process import PATIENCE, SECRET, Server
 from e2e.telegram import Connection
 from fasthook.testing import samples
 
-SECONDS = 100.0  # for the kills, at most
+SECONDS = 110.0  # for all kills, at most
 KILLS = 220
+# Which options, the share of the kills and of the seconds, and how many kills a slow machine must come to: workers take
+# a second to start.
+PARTS = {"": (0.7, 40), "--ack handled": (0.15, 8), "--workers 2": (0.15, 3)}
 CHATS = 12
 # Seconds before a kill from which on an update may be handled once more: what was handled is written with the next
 # commit, at most 20 ms later.
@@ -23,12 +28,13 @@ WINDOW = 0.2
 
 SOURCE = """\
 import asyncio, os, random, time
+server = os.getppid() if os.environ.get("WORKERS") else os.getpid()
 record = os.open("handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 async def handler(update):
     if random.random() < 0.3:
         await asyncio.sleep(random.random() * 0.01)
-    os.write(record, b"%d %d %d %.6f\\n" % (os.getpid(), update.chat_id, update.update_id, time.time()))
+    os.write(record, b"%d %d %d %.6f\\n" % (server, update.chat_id, update.update_id, time.time()))
 """
 
 
@@ -74,8 +80,10 @@ class Sender:
                 return
 
 
-def served(directory: Path) -> Server:
-    return Server(directory, "bot:handler", "--port", "0", "--secret", SECRET, "--queue", "journal:waiting")
+def served(directory: Path, options: list[str]) -> Server:
+    env = {"WORKERS": "1"} if "--workers" in options else {}
+    where = ["--port", "0", "--secret", SECRET, "--queue", "journal:waiting"]
+    return Server(directory, "bot:handler", *where, *options, env=env)
 
 
 def read(file: Path) -> list[Handled]:
@@ -83,22 +91,22 @@ def read(file: Path) -> list[Handled]:
     return [Handled(int(pid), int(chat), int(update_id), float(at)) for pid, chat, update_id, at in lines]
 
 
-async def killed_often(directory: Path, kills: dict[int, float]) -> Sender:
+async def killed_often(directory: Path, options: list[str], share: float, kills: dict[int, float]) -> Sender:
     """`kills`: the process and the moment of each."""
     chosen = random.Random()
-    sender = Sender(await asyncio.to_thread(served, directory))
-    end = time.monotonic() + SECONDS
+    sender = Sender(await asyncio.to_thread(served, directory, options))
+    end = time.monotonic() + SECONDS * share
     try:
         async with asyncio.TaskGroup() as group:
             for chat in range(1, CHATS + 1):
                 group.create_task(sender.chat(chat))
-            while len(kills) < KILLS and time.monotonic() < end:
+            while len(kills) < KILLS * share and time.monotonic() < end:
                 sender.up.set()
                 await asyncio.sleep(chosen.choice([0.02, 0.3]) * chosen.random())  # the random moment
                 kills[sender.server.process.pid] = time.time()
                 sender.up.clear()
                 await asyncio.to_thread(sender.server.kill)
-                sender.server = await asyncio.to_thread(served, directory)
+                sender.server = await asyncio.to_thread(served, directory, options)
             sender.ending = True
             sender.up.set()
         assert await asyncio.to_thread(sender.server.stop) == 0
@@ -107,14 +115,17 @@ async def killed_often(directory: Path, kills: dict[int, float]) -> Sender:
     return sender
 
 
-def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", PARTS)
+def test_kill_9_at_random_moments(tmp_path: Path, options: str) -> None:
     (tmp_path / "bot.py").write_text(SOURCE)
     kills: dict[int, float] = {}
-    sender = asyncio.run(asyncio.wait_for(killed_often(tmp_path, kills), SECONDS + PATIENCE))
+    share, fewest = PARTS[options]
+    run = killed_often(tmp_path, options.split(), share, kills)
+    sender = asyncio.run(asyncio.wait_for(run, SECONDS * share + PATIENCE))
     handled = read(tmp_path / "handled")
 
-    assert len(kills) >= 5
-    assert len(sender.acknowledged) >= 100
+    assert len(kills) >= fewest
+    assert len(sender.acknowledged) >= 100 * share
     assert sender.acknowledged == {one.update_id for one in handled}
 
     chats: dict[int, list[int]] = defaultdict(list)

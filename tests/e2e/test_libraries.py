@@ -1,32 +1,73 @@
-"""Bots written for aiogram, python-telegram-bot and pyTelegramBotAPI, served by `fasthook run` as they are."""
+"""Bots written for aiogram, python-telegram-bot and pyTelegramBotAPI, run as they are, against a simulated Telegram."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import botapi
-from botapi import TOKEN, Answer, flooded
 from e2e.bot import Bot
-from e2e.libraries import SOURCES, message, press
-from e2e.process import PATIENCE, SECRET, Response, Server, fasthook
-from e2e.telegram import Telegram
+from e2e.libraries import SOURCES
+from e2e.process import PATIENCE, Polling, Server, fasthook, free_port
+from fasthook.settings import secret_of
+from fasthook.testing import TOKEN
+from fasthook.testing.running import Conversation, Telegram
 
-OK_MESSAGE = Answer.json(
-    200, result={"message_id": 1, "date": 1_750_000_000, "chat": {"id": 5, "type": "private"}, "text": "hello"}
-)
-Start = Callable[..., Server]
+CHATS, EACH = 20, 30  # what is said in a row, beside the conversations
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a bot is run."""
+
+    command: str
+    workers: int = 1
+
+    def __str__(self) -> str:
+        return self.command if self.workers == 1 else f"{self.command}-{self.workers}-workers"
+
+
+class Running:
+    """A bot that is run against a simulated Telegram, with its own token, and registers or polls by itself."""
+
+    def __init__(self, directory: Path, telegram: Telegram, way: Way, *options: str) -> None:
+        self.telegram = telegram
+        workers = ("--workers", str(way.workers)) if way.workers > 1 else ()
+        arguments = ["library_bot:app", "--api-url", telegram.url, *workers, *options]
+        self.url = ""
+        if way.command == "poll":
+            self.server: Server = Polling(directory, *arguments)
+            return
+        public = f"http://127.0.0.1:{free_port()}"
+        self.url = f"{public}/webhook"
+        self.server = Server(directory, *arguments, "--port", public.rpartition(":")[2], "--public-url", public)
+        try:
+            self.server.until("the webhook is registered")
+        except BaseException:
+            self.server.kill()
+            raise
+
+    def chat(self, chat_id: int = 5) -> Conversation:
+        return self.telegram.chat(chat_id)
+
+
+Run = Callable[..., Running]
 
 
 @pytest.fixture
-def api() -> Iterator[botapi.Telegram]:
-    with botapi.Telegram() as server:
-        yield server
+def run(bot: Bot, telegram: Telegram) -> Iterator[Run]:
+    """Run the bot; what still runs at the end is killed."""
+    running: list[Running] = []
+
+    def started(*options: str, way: Way = Way("run")) -> Running:
+        running.append(Running(bot.directory, telegram, way, *options))
+        return running[-1]
+
+    yield started
+    for one in running:
+        one.server.kill()
 
 
 @pytest.fixture(params=sorted(SOURCES))
@@ -37,18 +78,8 @@ def library(request: pytest.FixtureRequest, bot: Bot) -> str:
     return name
 
 
-@pytest.fixture(params=["queued", "handled"])
-def ack(request: pytest.FixtureRequest) -> str:
-    mode: str = request.param
-    return mode
-
-
 def write(bot: Bot, library: str) -> None:
     (bot.directory / "library_bot.py").write_text(SOURCES[library])
-
-
-def served(start: Start, api: botapi.Telegram, *options: str) -> Server:
-    return start("--secret", SECRET, "--api-url", api.url, *options, target="library_bot:app")
 
 
 def recorded(bot: Bot) -> list[str]:
@@ -56,153 +87,186 @@ def recorded(bot: Bot) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def texts(api: botapi.Telegram, *responses: Response) -> list[str]:
-    """What the bot said, by itself or in an answer."""
-    in_answers = [json.loads(response.body) for response in responses if response.body]
-    return [call["text"] for call in [*api.calls_of("sendMessage"), *in_answers]]
+def say(chat: Conversation, text: str, answer: str) -> str:
+    """Say something and hear the answer; how that came, `api` or `webhook`."""
+    chat.send(text).result()
+    return heard(chat, answer)
 
 
-def test_an_echo_and_a_conversation_with_buttons(
-    start: Start, api: botapi.Telegram, bot: Bot, library: str, ack: str
-) -> None:
-    """The token is the bot's own, and stands in no line."""
-    server = served(start, api, "--ack", ack, "--log-level", "debug")
-    responses = []
-    updates = [message(1, "hello 🚀"), message(2, "/start"), press(3, "order"), message(4, "Ann"), message(5, "again")]
-    for n, update in enumerate(updates):
-        responses.append(server.post(update))
-        assert responses[-1].status == 200
-        if ack == "queued":
-            api.until("sendMessage", n + 1)
-    assert server.stop() == 0
-    expected = ["hello 🚀", "Welcome", "Your name?", "Ordered for Ann, from the middleware", "again"]
-    assert sorted(texts(api, *responses)) == sorted(expected)
-    assert bool(responses[0].body) == (library == "aiogram" and ack == "handled")
-    assert [call["text"] for call in api.calls_of("answerCallbackQuery")] == ["ok"]
-    assert len([line for line in recorded(bot) if line.startswith("middleware")]) >= 3
-    if library != "telebot":
-        assert recorded(bot)[0] == "began 42 parcels"
-        assert recorded(bot)[-1] == "ended parcels"
-    assert {call.token for call in api.calls} <= {TOKEN}
-    assert not server.find(TOKEN.partition(":")[2])
-    assert not server.find("Traceback")
+def heard(chat: Conversation, text: str, method: str = "sendMessage") -> str:
+    return chat.expect(method, text=text, timeout=PATIENCE).result().via
 
 
-def test_a_handler_that_fails_is_tried_again(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
-    server = served(start, api)
-    assert server.post(message(1, "fail twice")).status == 200
-    assert server.post(message(2, "next")).status == 200
-    api.until("sendMessage")
-    assert server.stop() == 0
-    wanted = [line for line in recorded(bot) if line.startswith(("attempt", "handled"))]
-    assert wanted == ["attempt 1", "attempt 2", "attempt 3", "handled 5 next"]
+# ---------------------------------------------------------------- what they are for
 
 
-def test_one_that_goes_on_failing_is_a_dead_letter(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
-    server = served(start, api, "--retries", "0")
-    server.post(message(1, "fail"))
-    server.until("update 1 .message. is a dead letter after 1 attempts: failed")
-    assert server.stop() == 0
-    [letter] = bot.dead
-    assert "ValueError: the bot is broken" in letter.traceback
-    assert "library_bot.py" in letter.traceback
+@pytest.mark.parametrize(
+    ("way", "ack"),
+    [
+        *((way, ack) for way in (Way("run"), Way("run", 2), Way("poll")) for ack in ("queued", "handled")),
+        (Way("poll", 2), "queued"),
+    ],
+    ids=str,
+)
+def test_conversations_and_a_flood(run: Run, bot: Bot, library: str, way: Way, ack: str) -> None:
+    """An echo, buttons, a middleware, a job; then hundreds of updates, each handled once, in order within its chat.
+
+    The token and the kinds of updates are the bot's own; the token stands in no line.
+    """
+    one = run("--ack", ack, "--log-level", "debug", way=way)
+    converse(one.chat(), library, way, in_answers=ack == "handled" and way.command == "run")
+    told = one.telegram.webhook_info()
+    assert {"message", "callback_query"} <= set(told["allowed_updates"])
+    assert not {"inline_query", "poll"} & set(told["allowed_updates"])
+    flood(one)
+    one.telegram.settled().result()
+    assert one.server.stop() == 0
+    check(bot, library, way)
+    assert not one.server.find(TOKEN.partition(":")[2])
+    assert not one.server.find("Traceback|ERROR")
+    assert bot.dead == []
+    assert {call.status for call in one.telegram.calls} == {200}
 
 
-def test_a_thousand_updates_in_order(start: Start, bot: Bot, api: botapi.Telegram, library: str, ack: str) -> None:
-    server = served(start, api, "--ack", ack)
-    chats = {chat: [message(1000 * chat + n, f"quiet {n}", chat=chat) for n in range(25)] for chat in range(1, 41)}
+def converse(chat: Conversation, library: str, way: Way, *, in_answers: bool) -> None:
+    via = say(chat, "hello 🚀", "hello 🚀")
+    assert via == ("webhook" if library == "aiogram" and in_answers else "api")
+    say(chat, "/menu", "Which size?")
+    chat.press("Large").result()
+    assert chat.expect("answerCallbackQuery", timeout=PATIENCE).result()["text"] == "large"
+    heard(chat, "A large parcel?", "editMessageText")
+    chat.press("Yes").result()
+    heard(chat, "A large parcel is on its way, from the middleware")
+    if library == "ptb":
+        say(chat, "job", "A reminder")
+    if way.workers == 1:  # the library keeps these states in the memory of its process
+        say(chat, "/start", "Welcome")
+        chat.press("Order").result()
+        heard(chat, "Your name?")
+        say(chat, "Ann", "Ordered for Ann, from the middleware")
 
-    async def main() -> None:
-        with closing(Telegram(lambda: server.address, connections=20, again=0.05)) as telegram:
-            await telegram.send(chats)
 
-    asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    assert server.stop() == 0
+def flood(one: Running) -> None:
+    """Some of it comes twice: what is in flight when the webhook changes."""
+    chats = [one.chat(100 + n) for n in range(CHATS)]
+    for n in range(EACH):
+        for chat in chats:
+            chat.send(f"quiet {n}" if n else "hello")
+        if one.url and n == EACH // 2:
+            one.telegram.advance(1)  # one setWebhook a second
+            one.telegram.set_webhook(one.url, secret_of(TOKEN), max_connections=20)
+
+
+def check(bot: Bot, library: str, way: Way) -> None:
+    lines = recorded(bot)
     handled: dict[int, list[str]] = {}
-    for line in recorded(bot):
-        if line.startswith("handled"):
+    for line in lines:
+        if line.startswith("handled") and int(line.split()[1]) >= 100:
             _, chat, text = line.split(maxsplit=2)
             handled.setdefault(int(chat), []).append(text)
-    assert handled == {chat: [f"quiet {n}" for n in range(25)] for chat in chats}
+    expected = ["hello", *(f"quiet {n}" for n in range(1, EACH))]
+    assert handled == {100 + n: expected for n in range(CHATS)}
+    assert len([line for line in lines if line.startswith("middleware")]) >= CHATS * EACH
+    if library != "telebot":
+        assert lines[: way.workers] == ["began 42 parcels"] * way.workers
+        assert lines.count("ended parcels") == way.workers
+        assert lines[-1] == "ended parcels"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_handler_that_fails_is_tried_again(run: Run, bot: Bot, library: str, workers: int) -> None:
+    """One succeeds at its third attempt, one goes on failing and is a dead letter; the next of the chat waits."""
+    one = run("--retries", "2", way=Way("run", workers))
+    for chat, texts in [(5, ["fail twice", "next"]), (6, ["fail", "next"])]:
+        for text in texts:
+            one.chat(chat).send(text).result()
+    for chat in (5, 6):
+        heard(one.chat(chat), "next")
+    assert one.server.stop() == 0
+    lines = recorded(bot)
+    assert lines.index("attempt 3") < lines.index("handled 5 next")
+    [letter] = bot.dead
+    assert (letter.reason, letter.attempts) == ("failed", 3)
+    assert "ValueError: the bot is broken" in letter.traceback
+    assert "library_bot.py" in letter.traceback
+    one.server.until("update .* is a dead letter after 3 attempts: failed")
 
 
 @pytest.mark.parametrize("library", ["ptb", "telebot"], indirect=True)
-def test_the_token_is_in_no_traceback(start: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_token_is_in_no_traceback(run: Run, bot: Bot, library: str, workers: int) -> None:
     """Libraries show the addresses that they call, which hold it."""
-    server = served(start, api, "--retries", "0")
-    api.answers.extend([Answer(200, b"<html>")] * 3)
-    assert server.post(message(1, "hello")).status == 200
-    server.until("update 1 .message. is a dead letter")
-    assert server.stop() == 0
+    one = run("--retries", "0", way=Way("run", workers))
+    one.telegram.fail("html", "sendMessage")
+    one.chat().send("hello").result()
+    one.server.until("is a dead letter")
+    assert one.server.stop() == 0
     [letter] = bot.dead
     assert "library_bot.py" in letter.traceback
     assert "TEST-token" not in letter.traceback
-    assert server.find("library_bot.py")
-    assert not server.find("TEST-token")
+    assert one.server.find("library_bot.py")
+    assert not one.server.find("TEST-token")
 
 
 # ---------------------------------------------------------------- what is one library's
 
 
-def test_aiogram_methods_that_cannot_go_into_the_answer(start: Start, bot: Bot, api: botapi.Telegram) -> None:
-    """A file goes through the bot's own session."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_aiogram_methods_that_a_handler_returns(run: Run, bot: Bot, workers: int) -> None:
+    """In the answer where that can be; a file, or one that is acknowledged before, through the bot's own session."""
     write(bot, "aiogram")
-    server = served(start, api, "--ack", "handled")
-    assert server.post(message(1, "file")).body == b""
-    [call] = api.until("sendDocument")
-    assert ("a.txt", b"contents") in call.values()
-    assert server.stop() == 0
+    one = run("--ack", "handled", way=Way("run", workers))
+    assert say(one.chat(), "returned", "returned") == "webhook"
+    one.chat().send("file").result()
+    call = one.chat().expect("sendDocument", timeout=PATIENCE).result()
+    assert (call.via, list(call.files.values())) == ("api", [b"contents"])
+    assert one.server.stop() == 0
 
 
-def test_what_telegram_may_say_to_a_method_of_aiogram(start: Start, bot: Bot, api: botapi.Telegram) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_telegram_may_say_to_a_method_of_aiogram(run: Run, bot: Bot, workers: int) -> None:
     """429 and 5xx are tried again, a refusal is told, a token that is revoked leaves a dead letter."""
     write(bot, "aiogram")
-    server = served(start, api)
-    said = [
-        flooded(1),
-        OK_MESSAGE,
-        Answer.json(500, error_code=500, description="Internal Server Error"),
-        OK_MESSAGE,
-        *[Answer.json(403, error_code=403, description="Forbidden: bot was blocked by the user")] * 2,
-        Answer.json(400, error_code=400, description="Bad Request: chat not found"),
-        Answer.json(401, error_code=401, description="Unauthorized"),
-    ]
-    api.answers.extend(said)
-    for n in range(6):
-        assert server.post(message(n, "hello")).status == 200
-    api.until("sendMessage", len(said))
-    assert server.stop() == 0
-    assert len(server.find("bot was blocked by the user")) == 1
-    assert len(server.find("ERROR +fasthook: update 4: Telegram refused sendMessage: Bad Request: chat not found")) == 1
-    assert len(server.find("GaveUp: Telegram doesn't know the token")) == 1
+    one = run(way=Way("run", workers))
+    chat = one.chat()
+    for kind in ("429", "500"):
+        one.telegram.fail(kind, "sendMessage", times=1)
+        chat.send("returned").result()
+        chat.expect(status=int(kind), timeout=PATIENCE).result()
+        assert chat.expect("sendMessage", timeout=PATIENCE).result()["parse_mode"] == "HTML"
+    for kind in ("403", "403", "400"):
+        one.telegram.fail(kind, "sendMessage", times=1)
+        chat.send("returned").result()
+        chat.expect(status=int(kind), timeout=PATIENCE).result()
+    one.server.until("Telegram refused sendMessage: Bad Request: chat not found")
+    one.telegram.simulator.bot.revoked = True
+    chat.send("returned").result()
+    one.server.until("GaveUp: Telegram doesn't know the token")
+    assert one.server.stop() == 0
+    assert len(one.server.find("bot was blocked by the user")) == 1
     assert [letter.reason for letter in bot.dead] == ["reply failed"]
-    assert api.calls_of("sendMessage")[0]["parse_mode"] == "HTML"
 
 
-def test_a_dispatcher_without_a_bot_gets_one_from_the_token(start: Start, bot: Bot, api: botapi.Telegram) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_dispatcher_without_a_bot_gets_one_from_the_token(run: Run, bot: Bot, workers: int) -> None:
     source = SOURCES["aiogram"].replace("bot = Bot(TOKEN", "_ = lambda: Bot(TOKEN")
     (bot.directory / "library_bot.py").write_text(source)
-    server = served(start, api, "--token", TOKEN)
-    assert server.post(message(1, "hello")).status == 200
-    assert api.until("sendMessage")[0]["text"] == "hello"
-    assert server.stop() == 0
+    one = run("--token", TOKEN, way=Way("run", workers))
+    say(one.chat(), "hello", "hello")
+    assert one.server.stop() == 0
 
 
-def test_jobs_of_an_application(start: Start, bot: Bot, api: botapi.Telegram) -> None:
+def test_jobs_of_an_application(run: Run, bot: Bot) -> None:
     write(bot, "ptb")
-    server = served(start, api)
-    assert server.post(message(1, "job")).status == 200
-    assert api.until("sendMessage")[0]["text"] == "A reminder"
-    assert server.post(message(2, "broken job")).status == 200
-    server.until("ERROR +fasthook: a job or a task of the Application failed")
-    assert server.stop() == 0
+    one = run()
+    one.chat().send("broken job").result()
+    one.server.until("ERROR +fasthook: a job or a task of the Application failed")
+    assert one.server.stop() == 0
     assert recorded(bot)[-2:] == ["stopped", "ended parcels"]
     assert bot.dead == []
 
 
-def test_an_error_handler_of_the_bot_takes_the_error(
-    start: Start, bot: Bot, api: botapi.Telegram, library: str
-) -> None:
+def test_an_error_handler_of_the_bot_takes_the_error(run: Run, bot: Bot, library: str) -> None:
     """Then the update is handled, as the library sees it."""
     takes = {
         "aiogram": "@app.errors()\nasync def take(event):\n    record('took', event.exception)\n    return True\n",
@@ -218,9 +282,10 @@ app.exception_handler = Take()
     }
     file = bot.directory / "library_bot.py"
     file.write_text(file.read_text() + "\n\n" + takes[library])
-    server = served(start, api)
-    assert server.post(message(1, "fail")).status == 200
-    assert server.stop() == 0
+    one = run()
+    one.chat().send("fail").result()
+    one.telegram.settled().result()
+    assert one.server.stop() == 0
     assert "took the bot is broken" in recorded(bot)
     assert bot.dead == []
 
@@ -254,41 +319,52 @@ def test_what_is_no_handler(bot: Bot, source: str, words: str) -> None:
     assert (ended.code, ended.lines) == (2, (ended.line,))
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("package", "extra"), [("aiogram", "aiogram"), ("telegram.ext", "ptb"), ("telebot", "telebot")]
 )
-def test_a_library_that_is_not_installed(bot: Bot, package: str, extra: str) -> None:
+def test_a_library_that_is_not_installed(bot: Bot, package: str, extra: str, workers: str) -> None:
     missing = f"raise ModuleNotFoundError({f'No module named {package!r}'!r}, name={package!r})"
     (bot.directory / "library_bot.py").write_text(missing)
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
     assert ended.line.endswith(f"imports {package!r}, which is not installed: pip install 'fasthook[{extra}]'")
 
 
-def test_a_version_that_is_not_supported(bot: Bot) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_version_that_is_not_supported(bot: Bot, workers: str) -> None:
     """An older aiogram, as far as its type and its version tell."""
     (bot.directory / "library_bot.py").write_text(
         "import importlib.metadata\n"
         "importlib.metadata.version = lambda package: '2.25.1'\n"
         "app = type('Dispatcher', (), {'__module__': 'aiogram.dispatcher.dispatcher'})()\n"
     )
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
     words = "aiogram 2.25.1 is not supported: it must be 3.10 or newer, below 4"
     assert ended.lines == (f"fasthook: library_bot:app: {words}",)
 
 
-def test_another_token_than_the_bots(bot: Bot, library: str) -> None:
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--token", "43:TEST")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_another_token_than_the_bots(bot: Bot, library: str, workers: str) -> None:
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--token", "43:TEST", "--workers", workers, "--port", "0")
     words = "--token is that of bot 43, but the target's own is another, of bot 42"
+    assert (ended.code, ended.lines) == (2, (f"fasthook: library_bot:app: {words}",))
+
+
+def test_an_older_token_of_the_same_bot(bot: Bot) -> None:
+    write(bot, "telebot")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--token", "42:TEST-older", "--port", "0")
+    words = "--token and the target's own are two tokens of bot 42: one of them is revoked"
     assert ended.lines == (f"fasthook: library_bot:app: {words}",)
 
 
-def test_a_token_that_an_application_is_refused_with(bot: Bot, api: botapi.Telegram) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_token_that_an_application_is_refused_with(bot: Bot, telegram: Telegram, workers: str) -> None:
     write(bot, "ptb")
-    api.token = "42:TEST-another"
-    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--api-url", api.url)
-    assert ended.line == "fasthook: Telegram doesn't know the token of the Application's bot"
+    telegram.simulator.bot.revoked = True
+    options = ["--port", "0", "--api-url", telegram.url, "--workers", workers]
+    ended = fasthook(bot.directory, "run", "library_bot:app", *options)
+    assert ended.lines == ("fasthook: Telegram doesn't know the token of the Application's bot",)
     assert ended.code == 1
-    assert "TEST-token" not in "".join(ended.lines)
 
 
 def test_importing_fasthook_imports_no_library(tmp_path: Path) -> None:

@@ -15,18 +15,10 @@ import pytest
 import botapi
 from botapi import HANG_UP, TOKEN, Answer
 from e2e.bot import Bot
-from e2e.libraries import SOURCES, message, press
-from e2e.process import COMMAND, PATIENCE, Server, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, Polling, environment, fasthook
 from fasthook.testing import samples
 
 CONFLICT = "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running"
-
-
-class Polling(Server):
-    """`fasthook poll` with these arguments. It polls when this returns."""
-
-    command = "poll"
-    banner = r"fasthook polls https?://\S+ for bot \d+"
 
 
 Start = Callable[..., Polling]
@@ -101,19 +93,6 @@ def test_the_kinds_of_the_bot_are_asked_for_once(poll: Start, api: botapi.Telegr
     assert server.stop() == 0
     assert calls[0] == {"limit": 100, "timeout": 30, "allowed_updates": ["message", "poll"]}
     assert "allowed_updates" not in calls[1]
-
-
-@pytest.mark.parametrize("library", sorted(SOURCES))
-def test_a_conversation_in_each_library(poll: Start, bot: Bot, api: botapi.Telegram, library: str) -> None:
-    (bot.directory / "library_bot.py").write_text(SOURCES[library])
-    server = poll(target="library_bot:app")
-    said = ["Welcome", "Your name?", "Ordered for Ann, from the middleware"]
-    for n, update in enumerate([message(1, "/start"), press(2, "order"), message(3, "Ann")]):
-        api.give(json.loads(update))
-        assert [call["text"] for call in api.until("sendMessage", n + 1)] == said[: n + 1]
-    assert server.stop() == 0
-    kinds = api.calls_of("getUpdates")[0].get("allowed_updates")
-    assert {"callback_query", "message"} <= set(kinds)
 
 
 # ---------------------------------------------------------------- what is not safe stays with Telegram

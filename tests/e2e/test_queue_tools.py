@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,9 @@ def serve(start: Start, queue: str, *options: str, held: bool = False) -> Server
 # ---------------------------------------------------------------- looking
 
 
-def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str) -> None:
-    server = serve(start, queue, held=True)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str, workers: str) -> None:
+    server = serve(start, queue, "--workers", workers, held=True)
     say(server, 1)
     say(server, 2, kind="edited_message")
     say(server, 3, "raise", chat=5)
@@ -141,9 +143,11 @@ def test_nothing_in_an_update_reaches_the_terminal(start: Start, bot: Bot, queue
 # ---------------------------------------------------------------- purge
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
-def test_what_is_purged_is_never_handled(start: Start, bot: Bot, queue: str, running: bool) -> None:
-    server = serve(start, queue, held=True)
+@pytest.mark.parametrize(
+    ("running", "workers"), [(True, "1"), (True, "2"), (False, "1")], ids=["running", "workers", "stopped"]
+)
+def test_what_is_purged_is_never_handled(start: Start, bot: Bot, queue: str, running: bool, workers: str) -> None:
+    server = serve(start, queue, "--workers", workers, held=True)
     for update_id in (1, 2, 3, 4):
         say(server, update_id)
     say(server, 5, "raise", chat=5)
@@ -213,6 +217,27 @@ def test_what_was_handled_can_be_handled_again(start: Start, bot: Bot, running: 
     until(lambda: len(bot.handled) == 6)
     assert server.stop() == 0
     assert bot.by_chat == {1: [1, 1], 2: [2, 2], 3: [3, 3]}
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_the_id_of_what_is_purged_is_known(start: Start, bot: Bot, queue: str, running: bool) -> None:
+    """Telegram may send it once more: it isn't handled then either."""
+    server = serve(start, queue, held=True)
+    for update_id in (1, 2):
+        say(server, update_id)
+    if not running:
+        assert server.stop() == 0
+    number = number_of(bot, 2, "queue", "list")
+    tool(bot, "queue", "purge", number, "--yes")
+    assert ids(bot, "queue", "list") == [1]
+    if running:
+        assert server.stop() == 0
+    server = serve(start, queue)
+    say(server, 2)
+    say(server, 3)
+    until(lambda: len(bot.handled) >= 2)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1, 3]}
 
 
 def test_nothing_handled_is_kept(start: Start, bot: Bot, queue: str) -> None:
@@ -309,6 +334,48 @@ def test_a_journal_that_another_server_has(start: Start, bot: Bot) -> None:
     (bot.directory / "there").mkdir()
     words = refused(bot, "queue", "list", "--queue", "journal:waiting", "--state-dir", "there")
     assert words.startswith("fasthook: the journal waiting is in use by process ")
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "moved"])
+@pytest.mark.parametrize("queue", ["journal:.fasthook/journal", "journal:waiting", "journal:../bot/deep/waiting"])
+def test_a_bot_in_another_place(tmp_path: Path, queue: str, copied: bool) -> None:
+    """The tools act on what lies there, not on what lies, or lay, where it was."""
+    for name in ("bot", "new"):
+        (tmp_path / name).mkdir()
+    old, new = Bot(tmp_path / "bot"), Bot(tmp_path / "new")
+    options = ("bot:handler", "--port", "0", "--secret", SECRET, "--queue", queue, "--retries", "0")
+    server = Server(old.directory, *options)
+    try:
+        say(server, 1, "raise")
+        server.until("update 1 .message. is a dead letter")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    shutil.rmtree(new.directory)
+    if copied:
+        shutil.copytree(old.directory, new.directory)
+    else:
+        old.directory.rename(new.directory)
+    assert tool(new, "dead", "retry", "--all").output == "1 update will be handled at the next start\n"
+    assert ids(new, "queue", "list") == [1]
+    if copied:
+        assert ids(old, "queue", "list") == []
+    else:
+        assert not old.directory.exists()
+
+
+def test_a_journal_that_is_gone_is_not_made(start: Start, bot: Bot, tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    server = serve(start, f"journal:{far}", "--state-dir", "deep/state", "--retries", "0")
+    assert server.post(samples.update(1, chat_id=1, text="raise")).status == 200
+    server.until("update 1 .message. is a dead letter")
+    assert server.stop() == 0
+    far.rename(tmp_path / "farther")
+    words = f"fasthook: the last server's journal {far} is gone: set --queue to where it is now"
+    for command in (["queue", "stats"], ["queue", "list"], ["dead", "retry", "--all"]):
+        assert refused(bot, *command, "--state-dir", "deep/state") == words
+    assert not far.exists()
+    assert ids(bot, "dead", "list", "--state-dir", "deep/state") == [1]
 
 
 def test_a_server_that_was_killed_leaves_a_socket_that_nobody_minds(start: Start, bot: Bot, queue: str) -> None:

@@ -15,6 +15,7 @@ from fasthook.testing import TOKEN, Chat, Simulator
 
 CHATS = 20
 UPDATES = 400
+AT_ONCE = [word for rate in ("--reply-rate", "--reply-chat-rate", "--reply-group-rate") for word in (rate, "off")]
 Start = Callable[..., Server]
 
 
@@ -52,7 +53,8 @@ def test_all_are_answered_once_and_in_order(start: Start, bot: Bot, ack: str, fa
 
     async def main() -> None:
         async with Simulator(seed=2) as simulator:
-            server = await asyncio.to_thread(start, "--token", TOKEN, "--api-url", simulator.url, "--ack", ack)
+            options = ["--token", TOKEN, "--api-url", simulator.url, "--ack", ack, *AT_ONCE]
+            server = await asyncio.to_thread(start, *options)
             if failing:
                 for kind in ("500", "html", "close"):
                     simulator.fail(kind, "sendMessage", share=0.007)

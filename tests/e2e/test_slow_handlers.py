@@ -23,14 +23,16 @@ SLOWEST = 30.0 / SCALE
 DEADLINE = "250ms"  # 25 s
 CHATS = 20
 EACH = 12
+TOGETHER = 3  # updates of a chat that are on their way at once, in any order
 
 SOURCE = f"""\
 import asyncio, os, random
 record = os.open("handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 async def handler(update):
-    os.write(record, b"%d %d\\n" % (update.chat_id, update.update_id))
+    os.write(record, b"%d %d begins\\n" % (update.chat_id, update.update_id))
     await asyncio.sleep(random.random() * {SLOWEST})
+    os.write(record, b"%d %d ends\\n" % (update.chat_id, update.update_id))
     return update.reply("sendMessage", text="done")
 """
 
@@ -45,8 +47,8 @@ class Sender:
 
     async def chat(self, chat: int) -> None:
         ids = [chat * 1000 + n for n in range(EACH)]
-        for start in range(0, EACH, 3):
-            await asyncio.gather(*(self._deliver(chat, update_id) for update_id in ids[start : start + 3]))
+        for start in range(0, EACH, TOGETHER):
+            await asyncio.gather(*(self._deliver(chat, update_id) for update_id in ids[start : start + TOGETHER]))
 
     async def _deliver(self, chat: int, update_id: int) -> None:
         body = samples.update(update_id, chat_id=chat, user_id=chat)
@@ -84,7 +86,13 @@ def test_each_update_runs_once(tmp_path: Path, queue: str) -> None:
     finally:
         server.kill()
     rows = [line.split() for line in (tmp_path / "handled").read_text().splitlines()]
-    runs = Counter(int(update_id) for _, update_id in rows)
+    runs = Counter(int(update_id) for _, update_id, what in rows if what == "begins")
     assert set(runs.values()) == {1}
     assert runs.keys() == sender.sent.keys()
     assert max(sender.sent.values()) > 1  # some were sent again
+    for chat in range(1, CHATS + 1):
+        steps = [(int(update_id), what) for of, update_id, what in rows if int(of) == chat]
+        order = [update_id for update_id, what in steps if what == "begins"]
+        assert steps == [(update_id, what) for update_id in order for what in ("begins", "ends")]  # one at a time
+        waves = [update_id % 1000 // TOGETHER for update_id in order]
+        assert waves == sorted(waves)

@@ -204,6 +204,12 @@ def test_info_watches(bot: Bot, api: botapi.Telegram) -> None:
         assert json.loads(process.stdout.readline())["healthy"]
         api.info["url"] = ""
         assert not json.loads(process.stdout.readline())["healthy"]
+        api.answers.extend([HTML] * 3)  # it goes on while Telegram doesn't answer
+        assert "no answer from the Bot API" in json.loads(process.stdout.readline())["error"]
+        api.info["url"] = URL
+        assert json.loads(process.stdout.readline())["healthy"]
+        api.info["url"] = ""
+        assert not json.loads(process.stdout.readline())["healthy"]
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 1
 
@@ -338,6 +344,20 @@ def test_two_servers_that_register_different_addresses(start: Start, api: botapi
     server = run(start, api)
     server.until("WARNING .* it was https://old.example.com/webhook before: if another server still registers that")
     assert server.stop() == 0
+
+
+def test_two_replicas_that_register_different_addresses(start: Start, bot: Bot, api: botapi.Telegram) -> None:
+    """The second has it; it says so, and so does `info` with the configuration of the first."""
+    options = ["--token", TOKEN, "--api-url", api.url]
+    one = start(*options, "--public-url", "https://one.example.com", "--state-dir", "one")
+    one.until("the webhook is registered")
+    two = start(*options, "--public-url", "https://two.example.com", "--state-dir", "two")
+    two.until("it was https://one.example.com/webhook before: if another server still registers that, they take it")
+    ended, said = webhook(bot, api, "info", "--public-url", "https://one.example.com")
+    assert ended.code == 1
+    assert "Telegram has another address: https://two.example.com/webhook" in said
+    assert "a replica that has another --public-url" in " ".join(said.split())
+    assert (one.stop(), two.stop()) == (0, 0)
 
 
 def test_run_registers_the_kinds_of_its_bot(start: Start, bot: Bot, api: botapi.Telegram) -> None:

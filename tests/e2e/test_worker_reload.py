@@ -124,7 +124,11 @@ def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot
 
 
 def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> None:
-    server = start("--secret", SECRET, env={"PAUSE": "0.01"})
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, by the server too
+    try:
+        server = start("--secret", SECRET, env={"PAUSE": "0.01"})
+    finally:
+        signal.signal(signal.SIGHUP, before)
     for update_id in range(20):
         assert server.post(samples.update(update_id)).status == 200
     server.signal(signal.SIGHUP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -199,6 +200,20 @@ def test_gone_in_a_request(sent: bytes, served: Served) -> None:
         served.settle()
         peer.reset()
     wait_for_count(served, "disconnects", before + 1)
+
+
+@pytest.mark.parametrize("half", [b"POST /web", post()[:-1]], ids=str)
+def test_half_closed_in_a_request_behind_another(held: tuple[Served, Held], half: bytes) -> None:
+    served, queue = held
+    with connected(served) as peer:
+        peer.send(numbered(post(), new_id()) + half)
+        queue.wait_for_one()
+        peer.half_close()
+        served.settle()
+        queue.answer_one()
+        assert [answer.status for answer in parse_all(peer.rest())] == [200]
+    wait_for_count(served, "connections", 0)
+    assert counter(served, "disconnects") == 1
 
 
 def test_gone_between_requests_is_no_disconnect(plain: Served) -> None:
@@ -500,12 +515,42 @@ def test_allowed_addresses_behind_a_proxy(values: tuple[bytes, ...], status: int
         assert answer.closes == (status == 403)
 
 
+LONG_TARGET = b"POST /" + b"x" * 9000 + b" HTTP/1.1"
+
+
+@pytest.mark.parametrize("cut", [[], [3], [8800], [9040]], ids=str)
+@pytest.mark.parametrize(
+    "what", [{"host": b"Host: a b"}, {"host": None}, {"line": LONG_TARGET}, {"line": b"CONNECT a:1 HTTP/1.1"}], ids=str
+)
+@pytest.mark.parametrize(("source", "forbidden"), [(b"8.8.8.8", True), (b"149.154.160.1", False)], ids=str)
+def test_a_forbidden_client_behind_a_proxy_is_told_nothing_else(
+    what: dict[str, Any], cut: list[int], source: bytes, forbidden: bool, behind_proxy: Served
+) -> None:
+    with connected(behind_proxy) as peer:
+        peer.send(post(b"X-Forwarded-For: " + source, **what), cut)
+        answer = peer.read()
+    assert (answer.status == 403) == forbidden
+    assert answer.closes
+
+
 @pytest.fixture(scope="module")
 def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     state = tmp_path_factory.mktemp("proxy") / "state"
     served = Served(state, allow_ip="telegram", trusted_proxy="127.0.0.0/8")
     yield served
     served.stop()
+
+
+def test_an_address_with_a_zone_is_not_believed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A zone is any text (RFC 4007, section 11): it would forge a line of the access log."""
+    served = serve(trusted_proxy="127.0.0.1", access_log=True)
+    with caplog.at_level(logging.INFO, "fasthook.access"):
+        exchange(served, forwarded(b"fe80::1%x POST /webhook 200 accepted"))
+        exchange(served, forwarded(b"fe80::1"))
+    assert [record.getMessage() for record in caplog.records if record.name == "fasthook.access"] == [
+        "127.0.0.1 POST /webhook 200 accepted",
+        "fe80::1 POST /webhook 200 accepted",
+    ]
 
 
 def test_an_address_is_forged_in_vain(serve: Serve) -> None:

@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from edge.client import BODY, connected, exchange, head, new_id, numbered, post, still_open
+from edge.client import BODY, Peer, connected, exchange, head, new_id, numbered, post, still_open
 from edge.conftest import Run, Serve
 from edge.rows import CHUNKED
 from edge.serving import PATIENCE, PROTOCOL, RUN, Certificate, Process, Served, bot_in
@@ -260,6 +262,31 @@ def test_something_else_than_a_hook(
     assert line.startswith("HookProtocol serves a fasthook.Hook, not this application: ")
 
 
+class Guard:
+    """Middleware of a user: a framework's class around the hook."""
+
+    def __init__(self, app: object) -> None:
+        self.app = app
+
+    async def __call__(self, scope: object, receive: object, send: object) -> None: ...
+
+
+def test_middleware_around_the_hook_is_not_passed_by(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve()
+    monkeypatch.setattr(served.server.config, "loaded_app", ProxyHeadersMiddleware(Guard(served.hook)))
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            turned_away(served, 500)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "HookProtocol would pass by Guard, which stands around the hook: take that away, "
+        'or let uvicorn run it with --http auto (http="auto")'
+    )
+    assert len(served.seen) == 0
+
+
 # ---------------------------------------------------------------- where it listens
 
 
@@ -277,6 +304,148 @@ def test_a_tls_handshake_has_the_time_of_a_head(run: Run, certificate: Certifica
         with connected(process) as peer:
             peer.socket.sendall(sent)
             peer.rest()  # fails if it takes longer than a test waits
+
+
+def hello() -> bytes:
+    """The first message of a TLS handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+def test_handshakes_that_hang_are_connections_too(run: Run, certificate: Certificate) -> None:
+    """Those above the limit, and a few to be told of it, are closed before their handshake has cost anything."""
+    process = run("--max-connections", "4", "--header-timeout", "5", certificate=certificate)
+    process.certificate = None
+    first = hello()
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(connected(process)) for _ in range(60)]
+        for peer in peers:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                peer.socket.sendall(first)
+        answered = [begun(peer) for peer in peers]
+        assert answered == [True] * 20 + [False] * 40
+        for peer in peers[:20]:
+            peer.close()
+        process.certificate = certificate
+        end = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(ssl.SSLError, ConnectionError), connected(process) as peer:
+                peer.send(one())
+                assert peer.read().status == 200
+                break
+            assert time.monotonic() < end, "their places are not free again"
+    assert "Traceback" not in process.output
+
+
+def begun(peer: Peer) -> bool:
+    """Whether the server goes on with a handshake; False if it closes instead."""
+    try:
+        return peer.socket.recv(1) != b""
+    except ConnectionResetError:
+        return False
+
+
+LIMITED = (
+    "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2]))); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[3:]])"
+)
+
+
+def limited(
+    tmp_path: Path,
+    processes: contextlib.ExitStack,
+    soft: int,
+    hard: int,
+    *options: str,
+    target: str = "bot:handler",
+) -> Process:
+    """`fasthook run` where so many files may be open."""
+    run = [target if part == "bot:handler" else part for part in RUN]
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        command = ["-c", LIMITED, str(soft), str(hard), *run, "--fd", str(listener.fileno()), *options]
+        process = Process(command, bot_in(tmp_path), listener=listener)
+    processes.callback(process.stop)
+    process.wait_for("fasthook serves")
+    return process
+
+
+def test_few_descriptors(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    """It is said; further connections are refused, and files can be opened all the same."""
+    process = limited(tmp_path, processes, 128, 128)
+    assert "the limit of open files is 128: at most 64 connections are taken, not the 10000 of --max" in process.output
+    with contextlib.ExitStack() as stack:
+        known = stack.enter_context(connected(process))
+        known.send(one() + post(body=b"no update"))
+        statuses = [known.read().status for _ in range(2)]
+        for _ in range(200):
+            stack.enter_context(connected(process))
+        process.wait_for("64 connections are open, the most that are taken: further ones get 503")
+        for _ in range(3):
+            known.send(one() + post(body=b"another that is none"))
+            assert [known.read().status for _ in range(2)] == statuses
+    assert process.output.count("the most that are taken") == 1
+    assert "Traceback" not in process.output
+
+
+def test_the_soft_limit_of_descriptors_is_raised(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    process = limited(tmp_path, processes, 128, 1024, "--max-connections", "500")
+    assert "the limit of open files" not in process.output
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            still_open(stack.enter_context(connected(process)))
+
+
+GREEDY = """\
+import os
+
+kept = []
+
+async def handler(update):
+    try:
+        while not kept or kept[0] is not None:
+            kept.append(os.open(os.devnull, os.O_RDONLY)) if update.update_id % 2 else free()
+    except OSError:
+        pass
+
+def free():
+    for one in kept:
+        os.close(one)
+    kept[:] = [None]
+"""
+
+
+def test_no_descriptor_is_left(tmp_path: Path, processes: contextlib.ExitStack) -> None:
+    """The bot has taken them: it is said."""
+    (bot_in(tmp_path) / "greedy.py").write_text(GREEDY)
+    process = limited(tmp_path, processes, 128, 128, "--no-ops", target="greedy:handler")
+    odd = next(update_id for update_id in iter(new_id, 0) if update_id % 2)
+    with connected(process) as peer:
+        peer.send(numbered(post(), odd))
+        assert peer.read().status == 200
+        process.wait_for(r"no file can be opened and no connection taken \(Too many open files\): raise the limit")
+        peer.send(numbered(post(), odd + 1))
+        assert peer.read().status == 200
+
+
+def test_what_the_asgi_door_does_not_keep_is_said(run: Run) -> None:
+    process = run("--http", "asgi", "--max-connections", "2")
+    process.wait_for("fasthook serves")
+    assert "--http asgi: uvicorn's own HTTP keeps neither --header-timeout nor a limit of what" in process.output
+    with connected(process) as first, connected(process) as second:
+        for peer in (first, second):
+            peer.send(one())
+            assert read_asgi(peer) == 200
+        with connected(process) as third:
+            third.send(one())
+            assert read_asgi(third) == 503
+
+
+def read_asgi(peer: Peer) -> int:
+    """The status of uvicorn's own answers, which don't keep all that ours do."""
+    return int(peer.socket.recv(65536).split()[1])
 
 
 def test_a_unix_socket(tmp_path: Path, processes: contextlib.ExitStack) -> None:

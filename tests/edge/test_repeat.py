@@ -58,6 +58,13 @@ LIMITS = {"max_head": 1024, "max_headers": 8}
 
 # ---------------------------------------------------------------- requests that are alike
 
+
+def near_the_limit(length: bytes, spare: int) -> bytes:
+    """A head of the largest size, less `spare`, if its length has three digits."""
+    room = LIMITS["max_head"] - len(head(b"X: ", b"Content-Length: 999")) - spare
+    return head(b"X: " + b"x" * room, b"Content-Length: " + length)
+
+
 USUAL = (b"Content-Type: application/json", b"Connection: keep-alive", b"Accept-Encoding: gzip, deflate")
 BODIES = st.sampled_from([b"", b"{}", BODY, BODY + b" ", BODY + b" " * 9, BODY + b" " * 907, BODY + b" " * SMALL])
 HEADS: list[Callable[[bytes], bytes]] = [
@@ -72,6 +79,7 @@ HEADS: list[Callable[[bytes], bytes]] = [
     lambda length: head(b"Content-Length: " + length, b"Expect: 100-continue"),
     lambda length: head(b"Content-Length: " + length, b"Upgrade: h2c", b"Connection: upgrade"),
     lambda length: head(b"Content-Length: " + length, b"Content-Encoding: gzip"),
+    *[lambda length, spare=spare: near_the_limit(length, spare) for spare in range(4)],  # type: ignore[misc]
     lambda length: head(b"Content-Length: " + length, b"Connection: keep-alive", line=OLD),
     lambda length: head(b"Content-Length: " + length, b"Content-Length: " + length),
     lambda length: head(b"Content-Length: " + length, line=b"PUT /webhook HTTP/1.1"),
@@ -232,13 +240,24 @@ def test_a_connection_remembers_only_its_own(rigs: Rigs, fed: list[bytes]) -> No
         head(CHUNKED) + chunked(BODY),
         post(b"Expect: 100-continue"),
         post(b"Upgrade: h2c", b"Connection: upgrade"),
+        post(b"Upgrade: h2c"),
         post(b"Connection: keep-alive", line=OLD),
         head(b"Content-Length: 0000000%d" % len(BODY)) + BODY,
     ],
-    ids=["chunked", "Expect", "Upgrade", "HTTP/1.0", "ten digits"],
+    ids=["chunked", "Expect", "Upgrade", "Upgrade alone", "HTTP/1.0", "ten digits"],
 )
 def test_a_head_that_is_not_remembered(request_: bytes, rigs: Rigs, fed: list[bytes]) -> None:
     assert parsed(rigs.on, fed, request_, request_, request_) >= 3
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_a_head_that_grows_past_its_limit(rigs: Rigs, spare: int) -> None:
+    """Its digits count too."""
+    short, long = BODY[:-1] + b" }", BODY[:-1] + b" " * 1000 + b"}"
+    room = LIMITS["max_head"] - (len(post(b"X: ", body=short)) - len(short)) - spare
+    sent = [numbered(post(b"X: " + b"x" * room, body=body), 1_000_000_000) for body in (short, short, long, short)]
+    statuses = [[answer.status for answer in parse_all(rig.talk(sent))] for rig in rigs.both]
+    assert statuses[0] == statuses[1] == [200, 200, *([200, 200] if spare == 2 else [431])]
 
 
 def test_a_cut_head_is_parsed(rigs: Rigs, fed: list[bytes]) -> None:

@@ -158,20 +158,27 @@ def test_bodies_of_strangers_are_not_kept(process: Process) -> None:
     served_meanwhile(process)
 
 
-def test_answers_unread(run: Run) -> None:
-    """A peer that asks on and on and reads nothing is not read from any more; the others go on."""
+@pytest.mark.parametrize(("known", "share"), [(True, 384 * KIB), (False, 288 * KIB)], ids=["known", "strangers"])
+def test_answers_unread(run: Run, known: bool, share: int) -> None:
+    """A peer that asks on and on and reads nothing is not read from any more; the others go on.
+
+    One that has shown no secret is cut off instead of waited for, once 64 KiB are waiting on either side.
+    """
     process = run()
     served_meanwhile(process)
     before = process.resident
     asked = head(line=b"GET /unread HTTP/1.1") * 500
     with crowd(process, count=20, receive_buffer=4096) as many:
         for peer in many.peers:
+            if known:
+                peer.send(numbered(post(), new_id()))
+                assert peer.read().status == 200
             peer.socket.setblocking(False)
         for _ in range(4):
             for one in many.left:
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(BlockingIOError, ConnectionResetError, BrokenPipeError):
                     while one.send(asked):
                         pass
             served_meanwhile(process, 10)
-        check(process, many, before, 20 * (OWN + 512 * KIB))
+        check(process, many, before, 20 * (OWN + share))
     served_meanwhile(process)

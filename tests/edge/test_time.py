@@ -265,3 +265,74 @@ async def unread(rig: Rig) -> Wire:
 def edge_counter(rig: Rig, name: str) -> int:
     stats = rig.receiver.gate.stats
     return stats.counter(stats.counters - len(EDGE_COUNTERS) + EDGE_COUNTERS.index(name))
+
+
+# ---------------------------------------------------------------- an error in one of them
+
+
+def test_an_error_at_a_deadline_ends_one_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Deadlines go on: for the connections behind it, and at the next look."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(fasthook._protocol, "monotonic", lambda: clock[0])
+
+    def broken(wire: Wire, data: object) -> None:
+        raise RuntimeError("it cannot be written")
+
+    async def connecting() -> list[Wire]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Wire, "write", broken)
+            wires = [rig.connect()]
+        wires += [rig.connect() for _ in range(2)]
+        for wire in wires:
+            assert await wire.feed(b"POST /")
+        return wires
+
+    first, second, third = rig.loop.run_until_complete(connecting())
+    edge = rig.receiver.edge
+    rig.loop.handles.clear()  # type: ignore[attr-defined]
+    clock[0] += 12
+    edge.reap()
+    assert first.closing
+    for wire in (second, third):
+        assert [answer.status for answer in parse_all(bytes(wire.answered))] == [408]
+    assert rig.loop.waiting == 1  # type: ignore[attr-defined]
+    [record] = [record for record in caplog.records if record.name == "fasthook.edge"]
+    assert record.getMessage() == "a connection is given up"
+    for wire in (second, third):
+        rig.loop.run_until_complete(wire.lose())
+    rig.loop.run_until_complete(rest())
+
+
+# ---------------------------------------------------------------- the last answer
+
+
+def test_the_last_answer_has_as_long_as_any_to_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the two seconds of a peer that has it: 30 s, and again two from when it has read."""
+    clock = [time.monotonic()]
+    monkeypatch.setattr(fasthook._protocol, "monotonic", lambda: clock[0])
+    unsent = [100_000, 100_000]
+
+    async def closing(number: int) -> Wire:
+        wire = rig.connect()
+        wire.get_write_buffer_size = lambda: unsent[number]  # type: ignore[method-assign]
+        assert await wire.feed(numbered(post(b"Connection: close"), new_id()))
+        await rest()
+        assert wire.eof
+        return wire
+
+    wires = [rig.loop.run_until_complete(closing(number)) for number in range(2)]
+    edge = rig.receiver.edge
+    for _ in range(7):
+        clock[0] += 4
+        edge.reap()
+    assert not any(wire.closing for wire in wires)
+    unsent[0] = 0
+    clock[0] += 4
+    edge.reap()
+    assert wires[0].closing
+    clock[0] += 4
+    edge.reap()
+    assert wires[1].closing
+    rig.loop.run_until_complete(rest())

@@ -38,6 +38,9 @@ class Wire(asyncio.Transport):
         if not self.closing:
             self.answered += data
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def can_write_eof(self) -> bool:
         return self._half_closes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import stat
@@ -14,6 +15,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Response, Server, answer, fasthook
+from e2e.steady import worker_pids
 from fasthook.testing import samples
 from ops.conftest import Serve
 from ops.scrape import Ops
@@ -51,6 +53,60 @@ def test_methods(serve: Serve, path: str) -> None:
         refused = ops.ask(path, method)
         assert refused.status == 405
         assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+def until_ready(ops: Ops, *codes: str) -> None:
+    """Ask until these are the reasons for which it is not ready."""
+    end = time.monotonic() + PATIENCE
+    while (now := ops.ready()) != (503 if codes else 200, list(codes)):
+        assert time.monotonic() < end, now
+
+
+@pytest.mark.parametrize("how", ["sleeping", "spinning"])
+def test_it_answers_while_handlers_block_all_workers(serve: Serve, bot: Bot, how: str) -> None:
+    (bot.directory / "blocking.py").write_text(BLOCKING)
+    server, ops = serve("--workers", "2", target=f"blocking:{how}")
+    for chat in (1, 2):
+        assert server.post(samples.update(chat, chat_id=chat)).status == 200
+    page = ops.until(lambda page: len(page.by("fasthook_event_loop_blocked_seconds", "process")) == 2)
+    assert page.by("fasthook_event_loop_blocked_seconds", "process").keys() == {"worker-1", "worker-2"}
+    assert page["fasthook_in_flight"] == 2
+    assert ops.ask("/healthz").status == 200
+    until_ready(ops, "no_worker")
+    assert server.post(samples.update(3)).status == 200
+    (bot.directory / "go").touch()
+    until_ready(ops)
+
+
+def test_no_worker_is_there(serve: Serve, bot: Bot) -> None:
+    """All have died, and their successors are slow to start."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write("\nimport time\nwhile os.path.exists('slow'):\n    time.sleep(0.01)\n")
+    server, ops = serve("--workers", "2")
+    assert ops.ready() == (200, [])
+    (bot.directory / "slow").touch()
+    os.kill(worker_pids(server)[0], signal.SIGKILL)
+    server.until("died: SIGKILL")
+    assert ops.ready() == (200, [])
+    os.kill(worker_pids(server)[1], signal.SIGKILL)
+    until_ready(ops, "no_worker")
+    assert ops.metrics().by("fasthook_unready", "reason") == {"no_worker": 1}
+    assert server.post(samples.update(1)).status == 200
+    (bot.directory / "slow").unlink()
+    until_ready(ops)
+
+
+def test_new_code_and_recycled_workers_leave_it_ready(serve: Serve, bot: Bot) -> None:
+    server, ops = serve("--workers", "2", "--max-requests", "30")
+    for times in (1, 2):
+        server.signal(signal.SIGHUP)
+        while len(server.find("reloaded: workers")) < times:
+            assert ops.ready() == (200, [])
+    for update_id in range(120):
+        assert server.post(samples.update(update_id, chat_id=update_id)).status == 200
+        assert ops.ready() == (200, [])
+    server.until(r"worker \d+ .process \d+. is ready$", 3)
+    assert ops.ready() == (200, [])
 
 
 @pytest.mark.parametrize("how", ["sleeping", "spinning"])

@@ -11,13 +11,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, Server, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, Response, Server, environment, fasthook
 from fasthook.logs import JsonLines, Lines, Redaction, TextLines
 from fasthook.testing import samples
 
@@ -57,7 +58,10 @@ def write_bot(bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_no_token_no_secret_and_no_text(start: Callable[..., Server], bot: Bot, door: str, form: str) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_token_no_secret_and_no_text(
+    start: Callable[..., Server], bot: Bot, door: str, form: str, workers: str
+) -> None:
     write_bot(bot)
     options = ["--token", TOKEN, "--secret", SECRET, "--http", door, "--log-format", form, "--access-log"]
     options += ["--log-level", "debug", "--retries", "1", "--handler-timeout", "0.2", "--max-body", "4096"]
@@ -71,7 +75,7 @@ def test_no_token_no_secret_and_no_text(start: Callable[..., Server], bot: Bot, 
         "--ops",
         "127.0.0.1:0",
     ]
-    server = start(*options, target="leaky:handler")
+    server = start(*options, "--workers", workers, target="leaky:handler")
     for update_id, what in enumerate(["raise", "hang", "say", "nonsense", "unsendable", "task", "nothing"]):
         body = samples.update(update_id, chat_id=update_id, text=f"{what}: {TEXT}")
         for _ in range(2):
@@ -113,7 +117,46 @@ def check_fields(lines: list[dict[str, Any]]) -> None:
     assert 0 < first["duration"] < PATIENCE
     assert [line["verdict"] for line in access[14:18]] == ["invalid", "not_found", "bad_method", "too_large"]
     dead = next(line for line in lines if "dead letter after" in line["message"])
-    assert {"update_id", "bot", "kind", "traceback"} <= dead.keys()
+    assert {"update_id", "bot", "kind", "traceback"} <= dead.keys(), dead
+
+
+MANY = """
+import logging
+
+async def handler(update):
+    logging.getLogger("bot").error("%d of %s: %s", update.update_id, SECRET, "x" * 50_000, extra={"update_id": 5})
+    raise ValueError(TOKEN + "y" * 50_000)
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_lines_of_several_processes_are_whole(start: Callable[..., Server], bot: Bot, form: str) -> None:
+    """Though each is longer than what a pipe takes in one piece."""
+    (bot.directory / "many.py").write_text(f"TOKEN, SECRET = {TOKEN!r}, {SECRET!r}\n{MANY}")
+    options = ["--token", TOKEN, "--secret", SECRET, "--log-level", "debug", "--log-format", form, "--retries", "0"]
+    server = start(*options, "--workers", "2", target="many:handler")
+    with ThreadPoolExecutor(8) as pool:
+        bodies = [samples.update(number, chat_id=number, text=f"{number} {TEXT}") for number in range(60)]
+        assert {answer.status for answer in pool.map(lambda body: ask(server, body), bodies)} == {200}
+    assert server.stop() == 0
+    said = server.lines
+    for private in (TOKEN, SECRET, TEXT):
+        assert not [line for line in said if private in line]
+    if form == "json":
+        lines = [json.loads(line) for line in said if line.startswith("{")]
+        assert sum(line["message"].endswith(" of ***: " + "x" * 50_000) for line in lines) == 60
+        assert {line["process"] for line in lines if line["logger"] == "bot"} == {"worker-1", "worker-2"}
+        assert not any("process" in line for line in lines if "dead letter" in line["message"])
+    else:
+        mine = [line for line in said if re.search(r" ERROR   worker-[12] bot: \d+ of \*\*\*: x{50000}$", line)]
+        assert len(mine) == 60
+        assert len([line for line in said if re.search(r" ERROR   fasthook: update \d+ .* a dead letter", line)]) == 60
+    assert len([line for line in said if "x" in line and not line.strip("x")]) == 0
+    assert "".join(said).count("y" * 50_000) == 60
+
+
+def ask(server: Server, body: bytes) -> Response:
+    return server.ask("POST", server.path, body, RIGHT)
 
 
 def test_a_bot_that_fails_to_import_says_no_token(bot: Bot) -> None:
@@ -315,7 +358,14 @@ def test_colour_only_where_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [OTHER, f"bot{OTHER}/getMe", f"https://example.com/?t={OTHER.replace(':', '%3A')}", f"({OTHER})", f"'{OTHER}'"],
+    [
+        OTHER,
+        f"bot{OTHER}/getMe",
+        f"https://example.com/?t={OTHER.replace(':', '%3A')}",
+        f"({OTHER})",
+        f"'{OTHER}'",
+        "/file/bot7:TEST/a",
+    ],
 )
 def test_whatever_looks_like_a_token_goes(text: str) -> None:
     said = Redaction([])(text)

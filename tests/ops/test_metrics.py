@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ops.conftest import Serve
 from ops.scrape import OPENMETRICS, Page
 
 RIGHT = {"X-Telegram-Bot-Api-Secret-Token": SECRET}
+PROCESSES = {"door", "worker-1", "worker-2"}
 HISTOGRAMS = ("ack", "wait", "event_loop_lag", "handler", "journal_commit")
 
 
@@ -37,7 +39,24 @@ QUEUES = {
     "memory": ("--queue", "memory:"),
     "journal": ("--queue", "journal:q"),
     "handled": ("--queue", "memory:", "--ack", "handled"),
+    "workers": ("--queue", "journal:q", "--workers", "2"),
+    "workers handled": ("--queue", "memory:", "--ack", "handled", "--workers", "2"),
 }
+
+# It dies of some updates, the first time that it gets them.
+MORTAL = """
+import asyncio, os, pathlib
+
+record = os.open("handled", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+async def handler(update):
+    died = pathlib.Path(f"died-{update.update_id}")
+    if update["message"]["text"] == "die" and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), 9)
+    await asyncio.sleep(0.002)
+    os.write(record, b"%d\\n" % update.update_id)
+"""
 
 
 @pytest.mark.parametrize("kept", QUEUES)
@@ -90,8 +109,48 @@ def test_the_counters_are_what_was_sent(serve: Serve, bot: Bot, door: str, kept:
     assert statuses == {200: 29, 401: 4, 404: 2, 405: 6, 413: 7}
 
 
-def test_failures_retries_and_dead_letters(serve: Serve, bot: Bot) -> None:
-    server, ops = serve("--retries", "1", "--handler-timeout", "0.2")
+def test_nothing_that_was_counted_is_lost_with_a_worker(serve: Serve, bot: Bot) -> None:
+    """And a successor has the name of its predecessor, so that there are no more series than before."""
+    (bot.directory / "mortal.py").write_text(MORTAL)
+    server, ops = serve("--workers", "2", "--concurrency", "8", target="mortal:handler")
+    named = ops.metrics().samples.keys()
+    sent = 300
+    with ThreadPoolExecutor(8) as pool:
+        bodies = [
+            samples.update(number, chat_id=number % 30, text="die" if number % 100 == 50 else "live")
+            for number in range(sent)
+        ]
+        assert {response.status for response in pool.map(server.post, bodies)} == {200}
+    page = ops.until(lambda page: page["fasthook_queue_depth"] == 0)
+    ran = (bot.directory / "handled").read_text().split()
+    assert {int(one) for one in ran} == set(range(sent))
+    assert page.by("fasthook_requests_total", "verdict") == {"accepted": sent}
+    assert page.by("fasthook_updates_total", "kind") == {"message": sent}
+    assert page["fasthook_wait_seconds_count"] == sent  # the first run of each
+    assert page.by("fasthook_handler_seconds_count", "outcome") == {"handled": len(ran)}
+    assert (page["fasthook_in_flight"], page["fasthook_retries_total"]) == (0, 0)
+    assert not page.by("fasthook_dead_letters_total", "reason")
+    page = ops.until(lambda page: page["fasthook_worker_restarts_total"] == 3)
+    page = ops.until(lambda page: page.by("fasthook_process_cpu_seconds_total", "process").keys() >= PROCESSES)
+    assert page.by("fasthook_process_resident_memory_bytes", "process").keys() == PROCESSES
+    assert {name for name, _ in page.samples.keys() - named} <= {
+        f"fasthook_handler_seconds_{end}" for end in ("bucket", "count", "sum")
+    }
+    assert len(list((bot.directory / ".fasthook" / "stats").iterdir())) == len(PROCESSES)
+
+
+def test_each_loop_is_looked_at(serve: Serve, bot: Bot) -> None:
+    _, ops = serve("--workers", "2")
+    page = ops.until(lambda page: page["fasthook_event_loop_lag_seconds_count"] >= 6)
+    blocked = {
+        dict(labels)["process"] for name, labels in page.samples if name == "fasthook_event_loop_blocked_seconds"
+    }
+    assert blocked == PROCESSES
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_failures_retries_and_dead_letters(serve: Serve, bot: Bot, workers: str) -> None:
+    server, ops = serve("--retries", "1", "--handler-timeout", "0.2", "--workers", workers)
     for update_id, text in enumerate(["fail once", "raise", "hang", "fine"]):
         server.post(samples.update(update_id, chat_id=update_id, text=text))
     page = ops.until(lambda page: page["fasthook_queue_depth"] == 0)
@@ -190,18 +249,20 @@ def test_openmetrics(serve: Serve) -> None:
         assert "+Inf" in bounds
 
 
-def test_promtool_has_nothing_to_say(serve: Serve) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_promtool_has_nothing_to_say(serve: Serve, workers: str) -> None:
     promtool = program("promtool")
-    server, ops = serve("--queue", "journal:q")
+    server, ops = serve("--queue", "journal:q", "--workers", workers)
     server.post(samples.update(1))
     page = ops.until(lambda page: bool(page.by("fasthook_handler_seconds_count", "kind")))
     done = subprocess.run([promtool, "check", "metrics"], input=page.text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_prometheus_scrapes_it(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_prometheus_scrapes_it(serve: Serve, tmp_path: Path, workers: str) -> None:
     prometheus = program("prometheus")
-    server, ops = serve()
+    server, ops = serve("--workers", workers)
     for update_id in range(7):
         server.post(samples.update(update_id, chat_id=update_id))
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -228,6 +289,8 @@ def test_a_prometheus_scrapes_it(serve: Serve, tmp_path: Path) -> None:
         assert queried(port, query) == 7
         assert queried(port, "up") == 1
         assert queried(port, "fasthook_ack_seconds_count") == 7
+        processes = 1 if workers == "1" else 3
+        assert queried(port, "count(fasthook_process_cpu_seconds_total)") == processes
     finally:
         process.kill()
         process.wait()

@@ -80,6 +80,13 @@ class Opened:
             self.delivered.remove(delivery)
             self.queue.settle(delivery, forget=forget)
 
+    async def any_left(self) -> bool:
+        """Whether there is more to settle. The queue looks for it in a turn of the loop."""
+        async with asyncio.timeout(PATIENCE):
+            while self.queue.depth and not self.delivered:
+                await asyncio.sleep(0)
+        return bool(self.delivered)
+
     @property
     def ids(self) -> list[int]:
         """What was delivered and not settled."""

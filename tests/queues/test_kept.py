@@ -13,7 +13,7 @@ from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
 from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import unpack_update
-from queues.opened import FULL, KNOWN, SAFE, Commits, Opened, Run, opened, waiting
+from queues.opened import BOT, FULL, KNOWN, SAFE, Commits, Opened, Run, opened, waiting
 
 
 def handled(directory: Path) -> list[int]:
@@ -66,6 +66,31 @@ def test_they_are_dropped_when_they_are_old(run: Run, journal: Path, monkeypatch
         monkeypatch.setattr(time, "time", lambda: now + 100)
         await written(one)
         assert [number for number, _, _ in one.queue.handled_snapshot(0, 10)] == [2]
+        await one.close()
+
+    run(main())
+
+
+def test_a_clock_that_was_ahead_does_not_keep_what_is_behind(
+    run: Run, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        now = time.time()
+
+        async def handle(update_id: int, at: float) -> None:
+            monkeypatch.setattr(time, "time", lambda: now + at)
+            one.settle(update_id)
+            await written(one)
+
+        one = await opened(journal, keep=60.0)
+        await one.put(1, 2, 3, 4, 5)
+        await handle(1, 1_000_000)
+        await handle(2, 1_000_000)
+        await handle(3, 0)
+        await handle(4, 50)
+        assert [number for number, _, _ in one.queue.handled_snapshot(0, 10)] == [1, 2, 3, 4]
+        await handle(5, 100)
+        assert [number for number, _, _ in one.queue.handled_snapshot(0, 10)] == [4, 5]
         await one.close()
 
     run(main())
@@ -255,7 +280,9 @@ def test_replies_stay_known_as_long_as_the_ids(run: Run, journal: Path) -> None:
     run(main())
 
 
-def test_replies_have_a_limit(run: Run, journal: Path) -> None:
+def test_old_replies_stay_on_disk(run: Run, journal: Path) -> None:
+    """In memory, at a start, is no more than 16 MiB of the newest."""
+
     async def main() -> None:
         one = await opened(journal)
         await one.put(*range(40))
@@ -265,6 +292,26 @@ def test_replies_have_a_limit(run: Run, journal: Path) -> None:
         await one.close()
         one = await opened(journal)
         assert [name[1] for name, _ in one.queue.replies()] == list(range(24, 40))
+        assert one.queue.reply(BOT, 0) == b"x" * 1_000_000
+        assert one.queue.reply(BOT, 40) is None
+        assert one.queue.reply(BOT + 1, 0) is None
+        await one.close()
+
+    run(main())
+
+
+def test_replies_take_a_quarter_of_the_journal(run: Run, journal: Path) -> None:
+    async def main() -> None:
+        one = await opened(journal, limit=16 << 20)
+        for update_id in range(100):
+            assert await one.put(update_id) == [SAFE]
+            one.delivered[0].reply = b"x" * 100_000
+            one.settle(update_id)
+        await one.put(1000)
+        known = [one.queue.reply(BOT, update_id) is not None for update_id in range(100)]
+        assert 35 <= sum(known) <= 42
+        assert known == sorted(known)
+        assert await one.put(0) == [KNOWN]
         await one.close()
 
     run(main())
@@ -285,7 +332,7 @@ def test_a_flood_in_one_chat_leaves_room_for_others(run: Run, journal: Path) -> 
         await one.put(*range(1000, 1100), chat=1)
         await one.put(5002, chat=2)
         flood = []
-        while one.delivered:
+        while await one.any_left():
             assert len(one.delivered) <= 20
             if one.delivered[0].update.chat_id == 1:
                 flood.append(one.ids[0])
@@ -305,7 +352,7 @@ def test_a_flood_before_the_start_leaves_room_for_others(run: Run, journal: Path
         one = await opened(journal, window=20, share=4)
         assert one.ids == [0, 1, 2, 3, 1000, 1001, 1002, 1003]
         order: dict[int | None, list[int]] = {1: [], 2: []}
-        while one.delivered:
+        while await one.any_left():
             delivery = one.delivered[-1]
             first = next(other for other in one.delivered if other.update.chat_id == delivery.update.chat_id)
             order[first.update.chat_id].append(first.update.update_id)
@@ -325,7 +372,7 @@ def test_many_floods(run: Run, journal: Path) -> None:
             for chat in range(1, 7):
                 await one.put(chat * 1000 + n, chat=chat)
         order: dict[int | None, list[int]] = {chat: [] for chat in range(1, 7)}
-        while one.delivered:
+        while await one.any_left():
             assert len(one.delivered) <= 10
             delivery = one.delivered[0]
             order[delivery.update.chat_id].append(delivery.update.update_id)

@@ -62,6 +62,12 @@ def test_by_age(tmp_path: Path) -> None:
     assert run(added(tmp_path / "dead", max_age=1000.0)) == [3, 0, 1, 2]
 
 
+def test_a_clock_that_was_ahead_does_not_keep_what_is_behind(tmp_path: Path) -> None:
+    letters = [letter(1, age=-1e6), letter(2, age=100.0), letter(3, age=-1e6), letter(4), letter(5, age=-1e6)]
+    assert run(added(tmp_path / "dead", *letters)) == [1, 2, 3, 4, 5]
+    assert run(added(tmp_path / "dead", max_age=50.0)) == [3, 4, 5]
+
+
 def test_one_of_them(tmp_path: Path) -> None:
     async def main() -> None:
         dead = DeadLetters(tmp_path / "dead")

@@ -137,12 +137,12 @@ def test_what_did_not_come_is_told_with_what_came(project: pytest.Pytester) -> N
     project.makepyfile("""
         async def test_it(chat):
             await chat.send("hello")
-            await chat.expect("sendMessage", text="goodbye", timeout=0.5)
+            await chat.expect("sendMessage", text="goodbye", timeout=3)
     """)
     result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([
-        "*NotCome: the bot did not call sendMessage with text='goodbye' within 0.5 s; what came instead:",
+        "*NotCome: the bot did not call sendMessage with text='goodbye' within 3 s; what came instead:",
         "*  sendMessage(text='HELLO', chat_id=*)",
     ])  # fmt: skip
 

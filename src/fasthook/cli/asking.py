@@ -46,8 +46,10 @@ class Tools:
         settings = settings_from(given.pop("config"), place)
         named = place["queue"] or os.environ.get(variable("queue"))
         known = None if named else noted_queue(settings.state_dir)
+        self._noted = False  # the queue is known from the last server
         if known and settings.queue == f"journal:{settings.state_dir / 'journal'}":  # named nowhere
             settings = dataclasses.replace(settings, queue=known, keep_handled=None)
+            self._noted = True
         self._settings: Settings = settings
 
     def ask(self, command: str, **arguments: Any) -> Any:
@@ -71,7 +73,7 @@ class Tools:
             except NoServer:
                 from fasthook.queues.resting import RestingTools
 
-                return (yield from RestingTools(self._settings).ask(command, arguments))
+                return (yield from RestingTools(self._settings, noted=self._noted).ask(command, arguments))
         except (Refused, ControlError) as error:
             fail(str(error), code=1)
 

@@ -7,12 +7,15 @@ import os
 import sys
 import traceback
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fasthook.cli.options import configured_from, fail, settings_options
 from fasthook.logs import set_up
+
+if TYPE_CHECKING:
+    from fasthook.settings import Settings
 
 
 @click.command("poll")
@@ -36,7 +39,7 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
     from fasthook.server import ServerError, open_ops, run_loop
     from fasthook.state import StateError
     from fasthook.systemd import Notifier
-    from fasthook.telegram.polling import PollError, serve, webhook_of
+    from fasthook.telegram.polling import NO_TOKEN, PollError, serve, webhook_of
     from fasthook.wording import bots_frames
 
     try:
@@ -45,13 +48,15 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
         else:
             loaded = load(target)
             hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
-        if not hook.settings.token:
-            fail("no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN", code=2)
-        url = asyncio.run(webhook_of(hook.settings))
-        if url:
-            _may_take_over(hook.settings.bot_id, url, take_over)
+        if hook.settings.token:
+            url = asyncio.run(webhook_of(hook.settings))
+        elif settings.in_processes:
+            url = None  # the token may be the bot's own, which its workers will tell
+        else:
+            fail(NO_TOKEN, code=2)
+        removes = _may_take_over(hook.settings, url, take_over)
         with open_ops(settings) as ops:
-            code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=bool(url)))
+            code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=removes))
     except TargetError as error:
         if error.__cause__ is not None:
             click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
@@ -59,18 +64,22 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
     except WorkersError as error:
         click.echo(redact(error.trace), err=True, nl=False)
         fail(redact(str(error)), code=error.code)
-    except (PollError, ServerError, StartError, StateError, QueueError) as error:
+    except PollError as error:
+        fail(redact(str(error)), code=error.code)
+    except (ServerError, StartError, StateError, QueueError) as error:
         fail(redact(str(error)), code=1)
     raise SystemExit(code)
 
 
-def _may_take_over(bot_id: int, url: str, take_over: bool) -> None:
-    """End here, unless the webhook may be removed."""
-    if not take_over:
-        fail(
-            f"bot {bot_id} has a webhook at {url}, and its updates go there; try things with another bot, "
-            "or take this one's updates away from there with --take-over",
-            code=1,
-        )
-    if sys.stdin.isatty() and not click.confirm(f"Remove the webhook of bot {bot_id} at {url}?", err=True):
+def _may_take_over(settings: Settings, url: str | None, take_over: bool) -> bool:
+    """Whether a webhook is to be removed; ends here if there is one that stays. `url`: None if it is not known yet."""
+    from fasthook.telegram.polling import has_webhook
+
+    if url == "" or not (url or take_over):
+        return False
+    if url and not take_over:
+        fail(has_webhook(settings, url), code=1)
+    question = f"Remove the webhook of bot {settings.bot_id} at {url}?" if url else "Remove the bot's webhook?"
+    if sys.stdin.isatty() and not click.confirm(question, err=True):
         fail("the webhook stays", code=1)
+    return True

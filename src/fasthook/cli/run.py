@@ -27,7 +27,7 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
     settings, several = found.settings, bool(found.tables)
     if target is None and not several:
         raise click.UsageError("missing argument 'TARGET', or [[bot]] tables in fasthook.toml")
-    redact = set_up(settings, [text for table in found.tables for text in table.hidden])
+    redact = set_up(settings, hidden=[text for table in found.tables for text in table.hidden])
 
     from fasthook.asgi import Hook
     from fasthook.bots import Bots

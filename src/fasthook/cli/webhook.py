@@ -100,9 +100,8 @@ def info(target: str | None, as_json: bool, watch: bool, config: str | None, bot
     healthy = True
     try:
         while True:
-            looks = [_look(settings, kinds, as_json) for settings, kinds in bots]
-            healthy = all(well for well, _ in looks)
-            click.echo(("\n" if as_json else "\n\n").join(words for _, words in looks))
+            healthy, words = _looks(bots, as_json, watch)
+            click.echo(words if as_json or not watch else f"{time.strftime('%H:%M:%S')}  {words}\n")
             if not watch:
                 break
             time.sleep(_PAUSE)
@@ -137,6 +136,10 @@ def certificate(host: str, days: int, directory: Path) -> None:
 # ---------------------------------------------------------------- parts
 
 
+class Unanswered(Exception):
+    """Telegram refuses, or gives no answer. The message is one line."""
+
+
 def _bots(
     target: str | None, config: str | None, given: dict[str, Any], bot_id: int | None, *, load_targets: bool = True
 ) -> list[tuple[Settings, tuple[str, ...] | None]]:
@@ -149,6 +152,7 @@ def _bots(
 
 
 def _bot(target: str | None, settings: Settings) -> tuple[Settings, tuple[str, ...] | None]:
+    """The settings, with the token of TARGET's bot, and the kinds of updates that it handles, if known."""
     kinds = None
     if target is not None:
         from fasthook.handlers import TargetError, complete, kinds_of, load
@@ -165,6 +169,14 @@ def _bot(target: str | None, settings: Settings) -> tuple[Settings, tuple[str, .
 
 def _ask(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
     """Call Telegram; what it refuses ends in one line."""
+    try:
+        return _call(settings, work)
+    except Unanswered as error:
+        fail(str(error), code=1)
+
+
+def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
+    """Call Telegram. Unanswered: in one line, what it refuses."""
     from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable
     from fasthook.telegram.webhook import sentence
 
@@ -179,22 +191,36 @@ def _ask(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
     try:
         return asyncio.run(main())
     except BotAPIError as error:
-        fail(sentence(error), code=1)
+        raise Unanswered(sentence(error)) from None
     except BotAPIUnreachable as error:
-        fail(str(error), code=1)
+        raise Unanswered(str(error)) from None
     except OSError as error:
-        fail(f"--certificate: {error.filename}: {error.strerror}", code=1)
+        raise Unanswered(f"--certificate: {error.filename}: {error.strerror}") from None
+
+
+def _looks(bots: list[tuple[Settings, tuple[str, ...] | None]], as_json: bool, watch: bool) -> tuple[bool, str]:
+    """A look at each webhook: whether all is well, and the words for it. Only `watch` goes on without an answer."""
+    looks = []
+    for settings, kinds in bots:
+        try:
+            looks.append(_look(settings, kinds, as_json))
+        except Unanswered as error:
+            if not watch:
+                fail(str(error), code=1)
+            words = json.dumps({"healthy": False, "error": str(error)}) if as_json else str(error)
+            looks.append((False, words))
+    return all(well for well, _ in looks), ("\n" if as_json else "\n\n").join(words for _, words in looks)
 
 
 def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> tuple[bool, str]:
-    """One look at the webhook: whether all is well, and the words for it."""
+    """One look at the webhook: whether all is well, and the words for it. Unanswered: Telegram doesn't say."""
     from fasthook.telegram.webhook import Wanted, host_of, problems
 
     async def work(api: BotAPI) -> dict[str, Any]:
         found: dict[str, Any] = await api.call("getWebhookInfo")
         return found
 
-    told = _ask(settings, work)
+    told = _call(settings, work)
     wanted = Wanted.of(settings, kinds) if settings.webhook_url else None
     resolve = None if settings.local_api else _resolve(host_of(told.get("url", "")))
     found = problems(told, wanted, time.time(), resolve)
@@ -252,7 +278,7 @@ def _rows(told: dict[str, Any], wanted: Wanted | None) -> list[tuple[str, str, s
         ("ip address", told.get("ip_address", ""), (wanted and wanted.ip_address) or ""),
         (
             "certificate",
-            "self-signed" if told.get("has_custom_certificate") else "from an authority",
+            ("self-signed" if told.get("has_custom_certificate") else "from an authority") if told.get("url") else "",
             ("self-signed" if wanted.certificate else "from an authority") if wanted else "",
         ),
         ("waiting", str(told.get("pending_update_count", 0)), ""),

@@ -212,6 +212,8 @@ def complete(value: Any, settings: Settings) -> Settings:
         return settings
     if settings.token is not None:
         theirs = own.partition(":")[0]
+        if theirs == str(settings.bot_id):
+            raise TargetError(f"--token and the target's own are two tokens of bot {theirs}: one of them is revoked")
         raise TargetError(f"--token is that of bot {settings.bot_id}, but the target's own is another, of bot {theirs}")
     from fasthook.settings import token
 

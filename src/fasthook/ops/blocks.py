@@ -6,7 +6,7 @@ import mmap
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,11 @@ class Counts:
         first = self._layout.handlers + (row - 1) * Handling.histograms()
         return Handling(self.stats, self._layout.in_flight, self._layout.wait, first)
 
+    @classmethod
+    def alone(cls, layout: Layout) -> Counts:
+        """For a process whose counts nobody reads."""
+        return cls(Stats(layout.counters, layout.histograms), layout)
+
     def retry(self) -> None:
         self.stats.add(self._layout.retries)
 
@@ -113,21 +118,21 @@ class Counts:
 
 
 class HandlingByBot:
-    """Counts the runs of several bots' handlers, each in its own histograms. `rows`: of the gate, by bot."""
+    """Counts the runs of several bots' handlers, each in its own histograms. `row`: of the gate, that a bot has."""
 
-    def __init__(self, counts: Counts, rows: Mapping[int, int]) -> None:
+    def __init__(self, counts: Counts, row: Callable[[int], int]) -> None:
         self._counts = counts
-        self._rows = rows
+        self._row = row
         self._of: dict[int, Handling] = {}
 
     def started(self, update: Admitted, since: float, now: float) -> None:
         of = self._of.get(update.bot_id)
         if of is None:
-            of = self._of[update.bot_id] = self._counts.handling_of(self._rows[update.bot_id])
+            of = self._of[update.bot_id] = self._counts.handling_of(self._row(update.bot_id))
         of.started(update, since, now)
 
-    def ended(self, update: Admitted, began: float, outcome: int) -> None:
-        self._of[update.bot_id].ended(update, began, outcome)
+    def ended(self, update: Admitted, began: float, outcome: int) -> float:
+        return self._of[update.bot_id].ended(update, began, outcome)
 
 
 @dataclass
@@ -172,11 +177,17 @@ class Member:
     pid: int
     stats: Stats
     file: Path | None
+    layout: Layout
 
-    def blocked(self, layout: Layout) -> float:
+    def blocked(self) -> float:
         """Seconds by which the beat of its loop is overdue."""
-        due = self.stats.counter(layout.due)
+        due = self.stats.counter(self.layout.due)
         return max(0.0, (monotonic_ns() - due) / 1e9) if due else 0.0
+
+    def runs(self) -> int:
+        """How many runs of handlers it has begun."""
+        ended = (self.stats.histogram(number)[1] for number in range(self.layout.handlers, self.layout.histograms))
+        return self.stats.counter(self.layout.in_flight) + sum(count for counts in ended for _, count in counts)
 
 
 class Blocks:
@@ -205,7 +216,7 @@ class Blocks:
         self._made += 1
         file = self._directory / f"{name}.{self._made}.stats" if self._directory else None
         stats = open_block(file, self.layout) if file else Stats(self.layout.counters, self.layout.histograms)
-        member = Member(name, pid, stats, file)
+        member = Member(name, pid, stats, file, self.layout)
         with self._mutex:
             self._members[name] = member
         return member
@@ -241,15 +252,30 @@ def open_block(file: Path, layout: Layout) -> Stats:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.fstat(descriptor).st_size < layout.nbytes:
-            _reserve(descriptor, layout.nbytes)
+            reserve(descriptor, layout.nbytes)
         return Stats(layout.counters, layout.histograms, mmap.mmap(descriptor, layout.nbytes))
     finally:
         os.close(descriptor)
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Make a file so long. A page for which a full disk has no room would be a bus error at its first use."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
+def reserve(descriptor: int, size: int) -> None:
+    """Let a file have room on the disk for its first so many bytes; it gets zeros where it has none.
+
+    A page of a mapped file for which a full disk has no room would be a bus error at its first use. OSError: there is
+    no room; the file is as long as it was.
+    """
+    length = os.fstat(descriptor).st_size
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            _fill(descriptor, length, size)
+    except OSError:
+        os.truncate(descriptor, length)
+        raise
+
+
+def _fill(descriptor: int, start: int, end: int) -> None:
+    os.lseek(descriptor, start, os.SEEK_SET)
+    while start < end:
+        start += os.write(descriptor, bytes(min(end - start, 1 << 20)))

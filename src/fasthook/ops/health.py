@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fasthook.crew import Worker
     from fasthook.receiver import Receiver
 
 #: Every reason there is for not being ready; the codes stay what they are.
-CODES = ("stopping", "queue_unwritable", "queue_high", "loop_blocked")
+CODES = ("stopping", "queue_unwritable", "queue_high", "loop_blocked", "no_worker")
 
 _HIGH_WATER = 0.9  # of --queue-size under `memory:`, of --journal-max under `journal:`
 _BLOCKED = 5.0  # seconds
@@ -49,7 +50,19 @@ class Health:
         if used >= _HIGH_WATER * limit:
             found.append(Reason("queue_high", f"{used} of {limit} {what} are taken"))
         for member in receiver.blocks.members:
-            late = member.blocked(receiver.blocks.layout)
+            late = member.blocked()
             if member.name == "door" and late > _BLOCKED:
                 found.append(Reason("loop_blocked", f"the event loop has not come round for {late:.0f} s"))
+        workers = receiver.workers
+        if workers is not None and "stopping" not in {reason.code for reason in found}:
+            found += _without_workers(workers.crew.members)
         return found
+
+
+def _without_workers(members: list[Worker]) -> list[Reason]:
+    """No worker takes updates now: dead ones are being replaced, or the loops of all are blocked."""
+    able = [worker for worker in list(members) if worker.ready and not worker.retired and not worker.killed]
+    if any(worker.blocked() <= _BLOCKED for worker in able):
+        return []
+    words = f"the event loops of all {len(able)} are blocked" if able else "new ones are being started"
+    return [Reason("no_worker", f"no worker process can handle updates: {words}")]

@@ -161,7 +161,7 @@ class _Collector(Collector):
         cpu = CounterMetricFamily("fasthook_process_cpu_seconds", "CPU time, user and system.", labels=["process"])
         memory = GaugeMetricFamily("fasthook_process_resident_memory_bytes", "Memory in use.", labels=["process"])
         for member in self._receiver.blocks.members:
-            blocked.add_metric([member.name], member.blocked(self._layout))
+            blocked.add_metric([member.name], member.blocked())
             used = _process(member.pid)
             if used is not None:
                 cpu.add_metric([member.name], used[0])

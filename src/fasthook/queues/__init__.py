@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fasthook.update import Update
 
 
-REPLY_BYTES = 16 << 20  # bytes of replies that are kept, the newest
+REPLY_BYTES = 16 << 20  # bytes of replies that are in memory, the newest; a journal has the others on disk
 _SHARE = 32  # updates of one chat that may be in memory at once; one is handled at a time
 
 
@@ -22,7 +22,7 @@ class Delivery:
 
     place: Any = None  # the queue's own name for where the update is kept, None: nowhere but here
     failure: BaseException | None = None  # why it was given up on, once it was
-    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received
+    since = 0.0  # when it was acknowledged, s since the epoch; 0: when it was received; below 0: it was begun before
     before: bool = False  # from before this start, so that it may have outlived its use
     again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
@@ -42,6 +42,7 @@ class Outcome(enum.Enum):
 
     SAFE = enum.auto()
     KNOWN = enum.auto()  # it was put before, and not taken again
+    PURGED = enum.auto()  # it was safe, and a person took it out: nobody will handle it
     FULL = enum.auto()  # it was not taken: there is no room, or the queue cannot be written
 
 
@@ -50,6 +51,7 @@ Redeliver = Callable[[Delivery], bool]
 Answered = Callable[["Update", Outcome], None]
 Record = bytes  # an update as it lies on disk (`store.unpack_update`)
 Match = Callable[["Update"], bool]
+Json = bytes  # a method as a handler returned it
 Reply = tuple[tuple[int, int], bytes]  # bot and update_id, and the method that the handler returned, as JSON
 
 
@@ -106,8 +108,16 @@ class Queue(Protocol):
         """Take out an update that was handled or is a dead letter. `forget`: take out its id too."""
         ...
 
+    def tried(self, delivery: Delivery) -> None:
+        """An update has failed, and has the next attempt before it: that it was tried outlives the process."""
+        ...
+
     def replies(self) -> list[Reply]:
         """What the handlers of the last run returned, oldest first; known when it is open."""
+        ...
+
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        """What the handler of a settled update returned, if the queue has kept that."""
         ...
 
     def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
@@ -119,7 +129,10 @@ class Queue(Protocol):
         ...
 
     async def purge(self, match: Match) -> int:
-        """Take out what waits on disk only and matches; it is not handled. How many those were. QueueError."""
+        """Take out what waits on disk only and matches; it is not handled, and `answered` is told.
+
+        How many those were. QueueError.
+        """
         ...
 
     async def requeue(self, numbers: Iterable[int]) -> int:

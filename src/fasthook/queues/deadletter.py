@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from fasthook.lanes import Reported
-from fasthook.queues.store import DamagedError, Store, StoreError, set_aside
+from fasthook.queues.store import DamagedError, Store, StoreError, SyncError, set_aside, words
 
 log = logging.getLogger("fasthook.dead")
 
@@ -79,6 +79,7 @@ class DeadLetters:
         self._max_count = max_count
         self._store: Store | None = None
         self._writer = ThreadPoolExecutor(1, "fasthook-dead")
+        self._refusing: str | None = None  # why nothing is written any more
 
     # ------------------------------------------------------------ in a loop
 
@@ -151,12 +152,32 @@ class DeadLetters:
         log.error("the dead letters are damaged (%s): they are kept as %s, and begun anew", error, aside)
 
     def _append(self, record: bytes) -> None:
+        if self._refusing:
+            raise StoreError(self._refusing)
         try:
             self._open().append([record])
         except DamagedError as error:
             self._set_aside(error)
             self._open().append([record])
+        except SyncError as error:
+            self._begin_anew(error, record)
         self._prune()
+
+    def _begin_anew(self, error: SyncError, record: bytes) -> None:
+        """What the disk has of the file is uncertain: go on with another. StoreError: that cannot be done either."""
+        store, self._store = self._open(), None
+        try:
+            saved = [record for _, record in store.items()]
+        except StoreError:
+            saved = []
+        store.close()
+        try:
+            aside = set_aside(self._directory)
+            self._open().append([*saved, record])
+        except (OSError, StoreError) as failure:
+            self._refusing = f"{self._directory}: no dead letter is written until a restart: {words(failure)}"
+            raise StoreError(self._refusing) from None
+        log.error("%s: it is kept as %s, and %d letters of it are in a new file", error, aside, len(saved))
 
     # ------------------------------------------------------------ retention
 
@@ -190,14 +211,27 @@ class DeadLetters:
         return [number for number, _ in itertools.islice(store.items(), excess)]
 
     def _too_old(self, store: Store) -> list[int]:
+        """Where the clock was ahead for a while, a letter counts as no younger than the first true one behind it."""
         if self._max_age is None:
             return []
-        oldest = time.time() - self._max_age
-        return [number for number, _ in itertools.takewhile(lambda row: _died_before(row[1], oldest), store.items())]
+        now = time.time()
+        old, ahead = list[int](), list[int]()
+        for number, record in store.items():
+            died_at = _died_at(record)
+            if died_at is None:
+                continue  # it stays
+            if died_at > now:
+                ahead.append(number)
+            elif died_at < now - self._max_age:
+                old += [*ahead, number]
+                ahead = []
+            else:
+                break
+        return old
 
 
-def _died_before(record: bytes, moment: float) -> bool:
+def _died_at(record: bytes) -> float | None:
     try:
-        return DeadLetter.unpack(record).died_at < moment
+        return DeadLetter.unpack(record).died_at
     except ValueError:
-        return False
+        return None

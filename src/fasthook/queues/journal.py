@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from fasthook.queues import (
     Answered,
     Deliver,
     Delivery,
+    Json,
     Match,
     Outcome,
     QueueError,
@@ -33,9 +33,10 @@ from fasthook.queues import (
     Redeliver,
     Reply,
 )
+from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
-from fasthook.queues.store import pack_update, received_at, replayed, unpack_update, words
-from fasthook.queues.tables import ID, NUMBER, Journal
+from fasthook.queues.store import may_be_sync, pack_update, received_at, replayed, unpack_update, words
+from fasthook.queues.tables import ID, Journal
 from fasthook.queues.window import Window
 from fasthook.update import Update
 
@@ -43,41 +44,12 @@ __all__ = ["Journal", "JournalQueue"]
 
 log = logging.getLogger("fasthook.queue")
 
-_BATCH = 1000  # updates in one commit
-_ROW = 128  # bytes that an update takes beside its own
 _KNOWN = 160  # bytes that a known id takes at most, in both of its tables
 _PAUSE = 0.02  # seconds that what was handled waits for a commit of new updates to go along with
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
-_STEP = 16  # handled updates that make room for new ones at a time
-
-# number, id, whether the id is to be forgotten at once, when it was handled if the update is kept, and the reply
-_Done = tuple[int, bytes, bool, float | None, bytes | None]
-
-
-@dataclass(slots=True)
-class _Requeue:
-    """Handled updates by their numbers, and dead ones, that somebody wants to be handled again."""
-
-    wanted: list[int | Update]
-    moved: asyncio.Future[int]
-    count: int = 0
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one commit writes."""
-
-    new: list[Update]
-    done: list[_Done]
-    requeue: list[_Requeue] = field(default_factory=list)
-    again: list[tuple[int, Update]] = field(default_factory=list)  # were handled, and wait once more
-    kept: list[tuple[int, Update]] = field(default_factory=list)
-    known: list[Update] = field(default_factory=list)
-    refused: list[Update] = field(default_factory=list)  # there is no room for them
-    roomy: bool = True  # there is room for more than a few others
-    remembered: int = 0  # how many ids of handled updates there are afterwards
-    replies: int = 0  # bytes of replies there are afterwards
+_DONE = 2000  # handled updates in one commit
+_MOVED = 1 << 20  # bytes of handled updates that are kept, and of replies, in one commit
 
 
 class JournalQueue:
@@ -116,13 +88,14 @@ class JournalQueue:
         self._failing = False  # the last commit did
         self._number = 0  # the last that was given
         self._begun = 0  # the last that was given before this start
-        self._remembered = 0
-        self._reply_bytes = 0
         self._window = Window(window, share or window, self._read, self._get, self._enter, shares)
         self._new: deque[Update] = deque()
-        self._done: list[_Done] = []
-        self._committing: list[_Done] = []
-        self._requeue: list[_Requeue] = []
+        self._done: list[Done] = []
+        self._moved = 0  # bytes that these write
+        self._committing: list[Done] = []
+        self._requeue: list[Requeue] = []
+        self._tried: dict[int, Update] = {}  # what has failed once more since it was written
+        self._aside = 0  # how many of what was handled are in a file of their own
         self._commit_ends: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scanning: asyncio.Handle | None = None
@@ -137,11 +110,14 @@ class JournalQueue:
         self._answered = answered
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
         self._opened = True
-        self.depth, self._remembered, self._number = self._journal.counts()
+        self.depth, remembered, self._number = self._journal.counts()
         self._begun = self._number
-        self._keeps = self._keep is not None or bool(self.handled_snapshot(0, 1))
-        self._replies = self._journal.known_replies()
-        self._reply_bytes = sum(len(reply) for _, reply in self._replies)
+        self._writing = Writing(
+            self._journal, remember=self._remember, remembered=remembered, keep=self._keep,
+            keeps=self._keep is not None or bool(self.handled_snapshot(0, 1)),
+        )  # fmt: skip
+        self._replies = self._journal.known_replies(REPLY_BYTES)
+        self._take_in_settled()
         if self._remember * _KNOWN > self._limit // 2:
             log.warning(
                 "--journal-max (%d bytes) has no room for --dedup-size (%d) ids beside updates: fewer are remembered; "
@@ -152,6 +128,28 @@ class JournalQueue:
         while self._scan():
             pass  # nothing else is to be done before it is full
         return self.depth
+
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        try:
+            return self._journal.reply(ID.pack(bot_id, update_id))
+        except DAMAGE as error:
+            self._is_damaged(error)
+            return None
+
+    def _take_in_settled(self) -> None:
+        """What was handled before the last stop is taken out as soon as the file can be written."""
+        for number, forget, handled_at, reply in self._journal.settled:
+            record = self._journal.get(number)
+            update = None if record is None else self._unpacked(number, record)
+            if update is not None:
+                name = ID.pack(update.bot_id, update.update_id)
+                self._done.append((number, name, forget, handled_at, reply, len(update.raw) + ROW))
+                self._window.gone.add(number)
+                self.depth -= 1
+        self._aside = len(self._done)
+        if self._done:
+            self._put_back(self._done)
+            self._commit_soon(0.0)
 
     def replies(self) -> list[Reply]:
         return self._replies
@@ -170,7 +168,11 @@ class JournalQueue:
         update = delivery.update
         handled_at = time.time() if self._keep is not None and delivery.failure is None and not forget else None
         name = ID.pack(update.bot_id, update.update_id)
-        self._done.append((delivery.place, name, forget, handled_at, delivery.reply))
+        size = 0
+        if handled_at is not None or delivery.reply is not None:
+            size = (len(update.raw) + ROW if handled_at is not None else 0) + len(delivery.reply or b"")
+            self._moved += size
+        self._done.append((delivery.place, name, forget, handled_at, delivery.reply, size))
         self.depth -= 1
         try:
             self._window.left(update.lane)
@@ -178,6 +180,10 @@ class JournalQueue:
             self._is_damaged(error)
         if self._window.behind and self._scanning is None and self._window.wants:
             self._scan_on()
+        self._commit_soon(_PAUSE)
+
+    def tried(self, delivery: Delivery) -> None:
+        self._tried[delivery.place] = delivery.update
         self._commit_soon(_PAUSE)
 
     def bots_changed(self) -> None:
@@ -192,40 +198,50 @@ class JournalQueue:
     async def again(self, updates: Iterable[Update]) -> int:
         return await self._wait_again(list(updates))
 
-    async def _wait_again(self, wanted: list[Any]) -> int:
+    async def _wait_again(self, wanted: list[int] | list[Update]) -> int:
         moved = 0
         for start in range(0, len(wanted), _SLICE):
             if self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
-            part = _Requeue(wanted[start : start + _SLICE], self._loop.create_future())
+            part = Requeue(wanted[start : start + _SLICE], self._loop.create_future())
             self._requeue.append(part)
             self._commit_soon(0.0)
             moved += await part.moved
         return moved
 
     async def purge(self, match: Match) -> int:
-        behind, purged = 0, set[int]()
+        behind, count = 0, 0
         while rows := self._look(behind, _SLICE):
-            for number, record in rows:
-                behind = number
-                if number in self._window.gone:
-                    continue
-                with contextlib.suppress(ValueError):  # it cannot be read, so that nobody knows whether it matches
-                    update = unpack_update(record)
-                    if match(update):
-                        self._window.gone.add(number)
-                        purged.add(number)
-                        name = ID.pack(update.bot_id, update.update_id)
-                        self._done.append((number, name, False, None, None))
-                        self.depth -= 1
-            await asyncio.sleep(0)
-        while not purged.isdisjoint(self._window.gone):
+            behind = rows[-1][0]
+            purged = {number for number, record in rows if self._purge_one(number, record, match)}
+            count += len(purged)
+            await self._taken_out(purged)
+        return count
+
+    def _purge_one(self, number: int, record: bytes, match: Match) -> bool:
+        if number in self._window.gone:
+            return False
+        try:
+            update = unpack_update(record)
+        except ValueError:  # nobody knows whether it matches
+            return False
+        if not match(update):
+            return False
+        self._window.gone.add(number)
+        self._done.append((number, ID.pack(update.bot_id, update.update_id), False, None, None, 0))
+        self.depth -= 1
+        self._answered(update, Outcome.PURGED)
+        return True
+
+    async def _taken_out(self, numbers: set[int]) -> None:
+        """Wait until these are not on disk any more."""
+        await asyncio.sleep(0)
+        while not numbers.isdisjoint(self._window.gone):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
             if self._failing or self._broken or self._damaged:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
-        return len(purged)
 
     # ------------------------------------------------------------ group commit
 
@@ -244,128 +260,105 @@ class JournalQueue:
 
     def _commit(self) -> None:
         self._timer = None
-        new = [self._new.popleft() for _ in range(min(len(self._new), _BATCH))]
-        self._committing, self._done = self._done, []
-        batch = _Batch(new, self._committing, self._requeue)
-        self._requeue = []
+        new = [self._new.popleft() for _ in range(min(len(self._new), BATCH))]
+        self._committing = self._some_done()
+        batch = Batch(new, self._committing, self._requeue, self._tried, rest=bool(self._done))
+        self._requeue, self._tried = [], {}
+        self._begin_commit(batch)
+
+    def _some_done(self) -> list[Done]:
+        """What was handled, as much of it as goes into one commit."""
+        done = self._done
+        if len(done) <= _DONE and self._moved <= _MOVED:
+            self._done, self._moved = [], 0
+            return done
+        count = size = 0
+        for row in done[:_DONE]:
+            size += row[5]
+            if size > _MOVED and count:
+                break
+            count += 1
+        self._put_back(done[count:])
+        return done[:count]
+
+    def _put_back(self, done: list[Done]) -> None:
+        self._done = done
+        self._moved = sum(row[5] for row in done)
+
+    def _begin_commit(self, batch: Batch) -> None:
         try:
             txn = self._fill(batch)
-        except (OSError, lmdb.Error) as error:
+        except Exception as error:
             self._ended(batch, error)
             return
-        size = sum(len(update.raw) + _ROW for update in batch.new)
-        commit = self._loop.run_in_executor(self._writer, self._finish, txn, size)
+        commit = self._loop.run_in_executor(self._writer, self._finish, txn, batch.size, len(batch.done))
         commit.add_done_callback(lambda ended: self._timed(batch, ended))
 
-    def _timed(self, batch: _Batch, ended: asyncio.Future[float]) -> None:
+    def _timed(self, batch: Batch, ended: asyncio.Future[float]) -> None:
         error = ended.exception()
+        if isinstance(error, lmdb.MapFullError):  # LMDB found no room for its list of free pages: nothing was written
+            try:
+                self._make_way(batch)
+            except (OSError, MemoryError, lmdb.Error) as failure:
+                error = failure
+            else:
+                self._begin_commit(batch)
+                return
         if error is None:
             self._committed(ended.result())
         self._ended(batch, error)
 
-    def _finish(self, txn: Any, size: int) -> float:
+    def _finish(self, txn: Any, size: int, touched: int) -> float:
         """Commit, in the writer's thread; the seconds that it took."""
         began = time.monotonic()
-        self._journal.make_room(size)
+        self._journal.make_room(size, touched, self.used)
         try:
             txn.commit()
         except lmdb.PanicError:
             raise
         except lmdb.Error as error:
-            if _may_be_sync(error) and self._journal.no_room is not None:
+            if may_be_sync(error) and self._journal.no_room is not None:
                 raise self._journal.no_room from None
             raise
         return time.monotonic() - began
 
-    def _fill(self, batch: _Batch) -> Any:
+    def _fill(self, batch: Batch) -> Any:
         """A transaction with all of a batch in it, but for what there is no room for."""
         journal = self._journal
+        journal.grow_ahead(batch.size)
         while True:
             txn = journal.env.begin(write=True)
             try:
-                self._write(txn, batch)
+                self._writing.write(txn, batch, self._number, troubled=self.trouble is not None)
+                self.used = batch.used
                 return txn
             except lmdb.MapFullError:
                 txn.abort()
-                if journal.grow():
-                    continue
-                if not batch.new and not batch.requeue:
-                    raise
-                batch.refused += batch.new  # what was handled goes out without them, so that there is room again
-                batch.new = []
-                for part in batch.requeue:
-                    part.moved.set_exception(QueueError(self._too_full))
-                batch.requeue = []
+                self._make_way(batch)
             except BaseException:
                 txn.abort()
                 raise
 
-    def _write(self, txn: Any, batch: _Batch) -> None:
-        journal = self._journal
-        batch.again, batch.kept, batch.known = [], [], []
-        self._write_done(txn, batch)
-        number = self._number
-        for part in batch.requeue:
-            part.count = 0
-            for one in part.wanted:
-                new = number + 1
-                update = journal.put_back(txn, one, new) if isinstance(one, int) else journal.put_again(txn, one, new)
-                if update is not None:
-                    number = new
-                    part.count += 1
-                    batch.again.append((number, update))
-        if batch.new and not self._has_room(txn, batch, sum(len(update.raw) + _ROW for update in batch.new)):
+    def _make_way(self, batch: Batch) -> None:
+        """The map is too small for a batch: make it larger, or the batch smaller. What was handled always goes out."""
+        if self._journal.grow():
+            return
+        if batch.new or batch.requeue:
             batch.refused += batch.new
             batch.new = []
-        for update in batch.new:
-            key = NUMBER.pack(number + 1)
-            if txn.put(ID.pack(update.bot_id, update.update_id), key, db=journal.ids, overwrite=False):
-                number += 1
-                txn.put(key, pack_update(update), db=journal.waiting, append=True)
-                batch.kept.append((number, update))
-            else:
-                batch.known.append(update)
-        self.used = journal.pages(txn)[0]
-        if self.trouble:
-            batch.roomy = self._has_room(txn, batch, self._limit // 16)
+            for part in batch.requeue:
+                if not part.moved.done():
+                    part.moved.set_exception(QueueError(self._too_full))
+            batch.requeue = []
+        elif len(batch.done) > 1:
+            half = len(batch.done) // 2
+            self._put_back(batch.done[half:] + self._done)
+            self._committing = batch.done = batch.done[:half]
+            batch.rest = True
+        else:
+            self._journal.grow(beyond=True)
 
-    def _write_done(self, txn: Any, batch: _Batch) -> None:
-        """Take out what was handled, and forget what is too old."""
-        journal = self._journal
-        waiting, done, pack = journal.waiting, journal.done, NUMBER.pack
-        batch.remembered, batch.replies = self._remembered, self._reply_bytes
-        for number, name, forget, handled_at, reply in batch.done:
-            if forget:
-                txn.delete(NUMBER.pack(number), db=journal.waiting)
-                txn.delete(name, db=journal.ids)
-                continue
-            batch.remembered += 1
-            if handled_at is None and reply is None:
-                key = pack(number)
-                txn.delete(key, db=waiting)
-                txn.put(key, name, db=done)
-                continue
-            journal.take_out(txn, number, name, handled_at, reply)
-            batch.replies += len(reply) if reply else 0
-        if batch.remembered > self._remember:
-            batch.remembered -= journal.forget(txn, batch.remembered - self._remember)
-        if batch.replies > REPLY_BYTES:
-            batch.replies -= journal.drop_replies(txn, batch.replies - REPLY_BYTES)
-        if self._keeps:
-            journal.drop_handled(txn, time.time() - (self._keep or 0.0), 2 * len(batch.done) + _SLICE)
-
-    def _has_room(self, txn: Any, batch: _Batch, more: int) -> bool:
-        """Whether so many bytes more fit below the limit; ids and updates that were handled make room for new ones."""
-        journal = self._journal
-        used, known = journal.pages(txn)
-        while known > self._limit // 2 and (forgotten := journal.forget(txn, _BATCH)):
-            batch.remembered -= forgotten
-            used, known = journal.pages(txn)
-        while used + more > self._limit and journal.drop_handled(txn, float("inf"), _STEP):
-            used, known = journal.pages(txn)
-        return used + more <= self._limit
-
-    def _ended(self, batch: _Batch, error: BaseException | None) -> None:
+    def _ended(self, batch: Batch, error: BaseException | None) -> None:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
         ends, self._commit_ends = self._commit_ends, None
         self._committing = []
@@ -377,21 +370,26 @@ class JournalQueue:
         if ends is not None:
             ends.set_result(None)
         self._failing = False
+        if self._aside:
+            self._aside -= len(batch.done)
+            if self._aside <= 0:
+                self._aside = 0
+                self._journal.forget_aside()
         if batch.refused and not self._damaged:
             self._in_trouble(self._too_full)
         elif self.trouble and batch.roomy and not self._damaged:
             log.info("the journal %s can be written again", self._directory)
             self.trouble = None
-        self._remembered, self._reply_bytes = batch.remembered, batch.replies
+        self._writing.remembered = batch.remembered
         self._window.gone.difference_update([done[0] for done in batch.done])
         self._number += len(batch.again) + len(batch.kept)
         self.depth += len(batch.again) + len(batch.kept)
         if self._damaged:
             batch.refused += self._new  # damage was seen while this commit was under way: there is no other
             self._new.clear()
-        if self._new or self._requeue:
+        if self._new or self._requeue or batch.rest:
             self._commit_soon(0.0)
-        elif self._done:
+        elif self._done or self._tried:
             self._commit_soon(_PAUSE)
         for number, update in batch.again:
             self._window.offer(number, update, pack_update(update))
@@ -405,15 +403,29 @@ class JournalQueue:
         for part in batch.requeue:
             if not part.moved.done():
                 part.moved.set_result(part.count)
+        if self._window.paused and not self._damaged:
+            self._fill_window()
 
-    def _failed(self, batch: _Batch, error: BaseException) -> None:
+    def _fill_window(self) -> None:
+        """It can be written again: so what is handled from now on is taken out."""
+        try:
+            self._window.go_on()
+        except DAMAGE as error:
+            self._is_damaged(error)
+        if self._window.wants and self._scanning is None:
+            self._scan_on()
+
+    def _failed(self, batch: Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
-        self._failing = True
-        self._done = batch.done + self._done
+        self._failing = self._window.paused = True  # what is handled cannot be taken out: no more is
+        self._put_back(batch.done + self._done)
+        self._tried = batch.tried | self._tried
+        if not isinstance(error, (OSError, lmdb.Error, MemoryError)):
+            log.error("a commit of the journal failed in an unexpected way", exc_info=error)
         if isinstance(error, DAMAGE) and not self._damaged:
             self._is_damaged(error)
         trouble = f"the journal {self._directory} cannot be written: {words(error)}"
-        if _may_be_sync(error):
+        if may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
         if not self._damaged:
@@ -426,7 +438,7 @@ class JournalQueue:
             if not part.moved.done():
                 part.moved.set_exception(QueueError(trouble))
         self._requeue = []
-        if self._done and not self._damaged:
+        if (self._done or self._tried) and not self._damaged:
             self._commit_soon(_AGAIN)
 
     @property
@@ -542,7 +554,7 @@ class JournalQueue:
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""
         self._failing = self._broken or self._damaged  # else one more try
-        while self._commit_ends is not None or (self._done and not self._failing):
+        while self._commit_ends is not None or ((self._done or self._tried) and not self._failing):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
@@ -553,10 +565,22 @@ class JournalQueue:
         self._writer.shutdown()
         if self._damaged:
             self._journal.suspect(done[0] for done in self._done)
-        self._journal.close()
+        try:
+            if self._done and not self._damaged:
+                self._put_aside()
+        finally:
+            self._journal.close()
         return self.depth
 
-
-def _may_be_sync(error: BaseException) -> bool:
-    """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
-    return isinstance(error, lmdb.PanicError) or "Input/output error" in str(error)
+    def _put_aside(self) -> None:
+        """What was handled cannot be taken out: the next start is told not to handle it again. QueueError."""
+        count = len(self._done)
+        try:
+            path = self._journal.put_aside((row[0], row[2], row[3], row[4]) for row in self._done)
+        except (OSError, ValueError) as error:
+            raise QueueError(
+                f"{count} updates were handled and cannot be taken out of the journal {self._directory}: they will be "
+                f"handled again after the next start: {words(error)}"
+            ) from None
+        log.warning("%d handled updates could not be taken out of the journal: they are in %s, and the next start "
+                    "takes them out", count, path)  # fmt: skip

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fasthook.queues import Answered, Deliver, Delivery, Match, QueueError, Record, Redeliver, Reply
+from fasthook.queues import Answered, Deliver, Delivery, Json, Match, QueueError, Record, Redeliver, Reply
 from fasthook.queues.store import (
     REPLAYED,
     DamagedError,
     Store,
     StoreError,
+    SyncError,
     pack_update,
     replayed,
     set_aside,
@@ -26,7 +27,6 @@ from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
-_SPILL = object()  # the place of a delivery that is in the spill
 _ID = struct.Struct("<qq")
 
 
@@ -34,7 +34,8 @@ class MemoryQueue:
     """A queue in memory. What it acknowledged survives an orderly stop, not a `kill -9`.
 
     The spill is kept until all of it is settled; until then a crash leaves it as it was, and what of it was settled is
-    known by its id. `spill`: a directory, made when it is needed; what handlers returned goes into another beside it.
+    known by its id; what a person gave to the handler again, of which the id says nothing, is taken out by itself.
+    `spill`: a directory, made when it is needed; what handlers returned goes into another beside it.
     `owner`: False in the further processes of a server, each of which has a spill of its own, which the next owner
     takes over.
     """
@@ -53,7 +54,9 @@ class MemoryQueue:
         self._replies: list[Reply] = []
         self._spilled = False  # there is something in the spill
         self._unsettled = 0  # deliveries from the spill
-        self._emptied: asyncio.Future[None] | None = None
+        self._handled: list[int] = []  # numbers in the spill that are to be taken out
+        self._writing: asyncio.Future[None] | None = None  # the spill is being changed
+        self._closing = False
 
     async def open(self, deliver: Deliver, redeliver: Redeliver, answered: Answered) -> int:
         self._deliver = deliver
@@ -70,8 +73,7 @@ class MemoryQueue:
             if redeliver(delivery):
                 self.depth += 1
                 self._unsettled += 1
-        if self._spilled and not self._unsettled:
-            self._empty_spill()
+        self._clear_spill()
         return self.depth
 
     def put(self, update: Update) -> bool:
@@ -81,16 +83,50 @@ class MemoryQueue:
 
     def settle(self, delivery: Delivery, *, forget: bool = False) -> None:
         self.depth -= 1
-        if delivery.place is _SPILL:
-            self._unsettled -= 1
-            if not self._unsettled:
-                self._empty_spill()
+        if delivery.place is None:
+            return
+        self._unsettled -= 1
+        if delivery.again:
+            self._handled.append(delivery.place)
+        self._clear_spill()
 
-    def _empty_spill(self) -> None:
-        self._emptied = asyncio.get_running_loop().run_in_executor(None, self._write, [])
+    def tried(self, delivery: Delivery) -> None:
+        pass  # what the spill says of it is written at the end
+
+    def _clear_spill(self) -> None:
+        """Empty it if nothing in it is unsettled, else take out what no id would tell of; one thing at a time."""
+        if self._writing is not None or self._closing or not self._spilled:
+            return
+        loop, emptied = asyncio.get_running_loop(), not self._unsettled
+        if emptied:
+            self._writing = loop.run_in_executor(None, self._write, [])
+        elif self._handled:
+            self._writing = loop.run_in_executor(None, self._take_out, self._handled)
+        else:
+            return
+        self._handled = []
+        self._writing.add_done_callback(lambda written: self._cleared(written, emptied))
+
+    def _cleared(self, written: asyncio.Future[None], emptied: bool) -> None:
+        self._writing = None
+        if (error := written.exception()) is not None:
+            log.error("what was handled could not be taken out of the spill: %s", error)
+            return
+        self._spilled = not emptied
+        self._clear_spill()
+
+    def _take_out(self, numbers: list[int]) -> None:
+        store = Store(self._spill)
+        try:
+            store.delete(numbers)
+        finally:
+            store.close()
 
     def replies(self) -> list[Reply]:
         return self._replies
+
+    def reply(self, bot_id: int, update_id: int) -> Json | None:
+        return None
 
     def snapshot(self, behind: int, most: int) -> list[tuple[int, Record]]:
         return []
@@ -117,12 +153,7 @@ class MemoryQueue:
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         await asyncio.to_thread(self._write_replies, replies)
         deliveries = list(left)
-        if self._emptied is not None:
-            await asyncio.wait([self._emptied])
-            if (error := self._emptied.exception()) is None:
-                self._spilled = False
-            else:
-                log.error("the spill could not be emptied: %s", error)
+        await self._written()
         if deliveries or self._spilled:
             try:
                 await asyncio.to_thread(self._write, deliveries)
@@ -132,6 +163,13 @@ class MemoryQueue:
         return len(deliveries)
 
     def _write(self, deliveries: list[Delivery]) -> None:
+        try:
+            self._write_spill(deliveries)
+        except SyncError as error:
+            log.error("%s: it is kept as %s, and another is written", error, set_aside(self._spill))
+            self._write_spill(deliveries)
+
+    def _write_spill(self, deliveries: list[Delivery]) -> None:
         store = Store(self._spill)
         try:
             records = (pack_update(one.update, REPLAYED if one.again else 0) for one in deliveries)
@@ -143,8 +181,12 @@ class MemoryQueue:
         pass  # all is in memory
 
     async def abandon(self) -> None:
-        if self._emptied is not None:
-            await asyncio.wait([self._emptied])
+        await self._written()
+
+    async def _written(self) -> None:
+        self._closing = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _take_over(self) -> None:
         """What processes that are gone have left goes into our spill."""
@@ -204,8 +246,8 @@ class MemoryQueue:
         try:
             store = Store(self._spill)
             try:
-                for _, record in store.items():
-                    delivery = Delivery(unpack_update(record), _SPILL)
+                for number, record in store.items():
+                    delivery = Delivery(unpack_update(record), number)
                     delivery.again = replayed(record)
                     delivery.before = not delivery.again
                     found.append(delivery)

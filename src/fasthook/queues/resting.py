@@ -17,7 +17,7 @@ from fasthook.queues.running import fresh, no_letter, no_update, packed, readabl
 from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, waiting_row
 from fasthook.queues.store import REPLAYED, Store, StoreError, pack_update
 from fasthook.settings import Settings
-from fasthook.state import Lock, StateError
+from fasthook.state import Lock, StateError, remember
 from fasthook.update import Update
 
 Arguments = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Files(Protocol):
     def requeue(self, numbers: Iterable[int]) -> int: ...
 
     def again(self, updates: Iterable[Update]) -> None:
-        """Let them wait, although their ids are known."""
+        """Let those wait that don't, although their ids are known."""
         ...
 
     @property
@@ -60,14 +60,24 @@ class _Spill:
         return iter(())
 
     def purge(self, numbers: Iterable[int]) -> int:
-        return self._store.delete(numbers) if self._store else 0
+        """Their ids stay known, as those of updates that were handled."""
+        if not self._store:
+            return 0
+        wanted = list(numbers)
+        records = (self._store.get(number) for number in wanted)
+        updates = [update for record in records if record is not None and (update := readable(record))]
+        remember(self._directory.parent, ((update.bot_id, update.update_id) for update in updates))
+        return self._store.delete(wanted)
 
     def requeue(self, numbers: Iterable[int]) -> int:
         return 0
 
     def again(self, updates: Iterable[Update]) -> None:
         self._store = self._store or Store(self._directory)
-        self._store.append(pack_update(update, REPLAYED) for update in updates)
+        waiting = (readable(record) for _, record in self._store.items())
+        known = {(one.bot_id, one.update_id) for one in waiting if one}
+        new = (update for update in updates if (update.bot_id, update.update_id) not in known)
+        self._store.append(pack_update(update, REPLAYED) for update in new)
 
     @property
     def bytes(self) -> int:
@@ -116,10 +126,14 @@ class _Journal:
 
 
 class RestingTools:
-    """The commands by their names, each a generator. Refused, ControlError: one line."""
+    """The commands by their names, each a generator. Refused, ControlError: one line.
 
-    def __init__(self, settings: Settings) -> None:
+    `noted`: the queue is that of the last server, which nobody has named now: it is there, or else is not made.
+    """
+
+    def __init__(self, settings: Settings, *, noted: bool = False) -> None:
         self._settings = settings
+        self._noted = noted
 
     def ask(self, command: str, arguments: Arguments) -> Answer:
         """Do what a server would do, with the state directory locked against one that starts meanwhile."""
@@ -139,7 +153,7 @@ class RestingTools:
             return (yield from self._commands[command](arguments))
         except QueueError as error:
             raise Refused(_in_use(str(error))) from None
-        except StoreError as error:
+        except (StoreError, StateError) as error:
             raise Refused(str(error)) from None
         finally:
             lock.close()
@@ -161,6 +175,8 @@ class RestingTools:
     def _files(self) -> contextlib.closing[Files]:
         kind, _, place = self._settings.queue.partition(":")
         if kind == "journal":
+            if self._noted and not (Path(place) / "data.mdb").exists():
+                raise Refused(f"the last server's journal {place} is gone: set --queue to where it is now")
             return contextlib.closing(_Journal(Path(place), self._settings.journal_max))
         if kind == "memory":
             return contextlib.closing(_Spill(self._settings.state_dir / "spill"))

@@ -63,6 +63,7 @@ class RunningTools:
         self._settled = settled
         self._numbers: WeakKeyDictionary[Delivery, int] = WeakKeyDictionary()  # of a queue that gives none
         self._number = 0
+        self._retrying = asyncio.Lock()  # two at once would find the same letters
 
     def commands(self) -> dict[str, Command]:
         declared: dict[str, Command] = {
@@ -213,18 +214,19 @@ class RunningTools:
         return dead_row(number, letter) | {"raw": packed(letter.raw), "traceback": letter.traceback}
 
     async def retry(self, arguments: Arguments, send: Send) -> Row:
-        wanted = Selection.of(arguments["selection"])
-        found = [row async for row in self._dead_rows() if wanted.has(row)]
-        numbers = to_retry(wanted, found)
-        if not arguments["count_only"]:
-            room = self._capacity - self._queue.depth
-            if not self._queue.durable and len(numbers) > room:
-                raise Refused(
-                    f"the queue has room for {max(0, room)} updates, not for {len(numbers)}; nothing was done"
-                )
-            for start in range(0, len(numbers), _PAGE):
-                await self._retry(numbers[start : start + _PAGE])
-        return {"count": len(numbers), "invalid": len(found) - len(numbers)}
+        async with self._retrying:
+            wanted = Selection.of(arguments["selection"])
+            found = [row async for row in self._dead_rows() if wanted.has(row)]
+            numbers = to_retry(wanted, found)
+            if not arguments["count_only"]:
+                room = self._capacity - self._queue.depth
+                if not self._queue.durable and len(numbers) > room:
+                    raise Refused(
+                        f"the queue has room for {max(0, room)} updates, not for {len(numbers)}; nothing was done"
+                    )
+                for start in range(0, len(numbers), _PAGE):
+                    await self._retry(numbers[start : start + _PAGE])
+            return {"count": len(numbers), "invalid": len(found) - len(numbers)}
 
     async def _retry(self, numbers: list[int]) -> None:
         """Each is safe in the queue before its letter is deleted."""

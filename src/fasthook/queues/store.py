@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from fasthook._scan import restore
+from fasthook.ops.blocks import reserve
 from fasthook.queues.probe import DAMAGE, check
 from fasthook.update import Update
 
@@ -25,11 +26,20 @@ _HEAD = struct.Struct("<BBHxxxxqd")  # version, flags, attempt, bot_id, received
 _VERSION = 1
 REPLAYED = 1  # flag: given to the handler again because a person said so, however old it is
 _KEY = struct.Struct(">Q")
+_NONE = _KEY.pack(0)
+_LAST = _NONE  # the key of the last number that was given; records begin at 1
 _SLACK = 1 << 20
+_LOCK_BYTES = 8192  # LMDB's table of readers: 64 of them, a cache line each, and a head
+_PAGE = 4096
+_COPIED = 64 << 10  # bytes of pages that a commit copies, to change what is in them
 
 
 class StoreError(Exception):
     """A file that cannot be used: one line that says which and why."""
+
+
+class SyncError(StoreError):
+    """What the disk has of a file is uncertain after a failed sync: that file is not written again."""
 
 
 class DamagedError(StoreError):
@@ -61,17 +71,21 @@ def received_at(record: bytes) -> float | None:
 
 
 class Store:
-    """Records under growing numbers, in a directory of their own. It may be read while another process writes.
+    """Records under growing numbers, none used twice, in a directory of their own. It may be read while another process
+    writes.
 
-    StoreError: it cannot be used. DamagedError: what is in it cannot be read.
+    StoreError: it cannot be used. DamagedError: what is in it cannot be read. SyncError: a sync has failed.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        file = directory / "data.mdb"
+        self._file = file = directory / "data.mdb"
+        self._uncertain = False  # a sync has failed
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             check(file, ("",), locked=True)
+            with (directory / "lock.mdb").open("a+b") as lock:  # LMDB maps it, and would leave holes in it
+                reserve(lock.fileno(), _LOCK_BYTES)
             self._env = lmdb.open(str(directory), map_size=16 << 20, mode=0o600, max_readers=64)
             try:
                 make_whole(self._env, file)
@@ -103,6 +117,7 @@ class Store:
         batch = list(records)
         needed = 2 * sum(len(record) + 4096 for record in batch) + _SLACK
         try:
+            self._make_room(2 * sum(len(record) for record in batch) + _COPIED)
             while True:
                 try:
                     self._write(batch, replace)
@@ -112,25 +127,47 @@ class Store:
                 except lmdb.MapFullError:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2 + needed)
         except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{self.directory}: cannot be written: {words(error)}") from None
+            raise self._not_written(error) from None
+
+    def _not_written(self, error: BaseException) -> StoreError:
+        line = f"{self.directory}: cannot be written: {words(error)}"
+        if may_be_sync(error):
+            self._uncertain = True
+            return SyncError(line)
+        return StoreError(line)
+
+    def _make_room(self, more: int) -> None:
+        """Let the file have room for a commit: LMDB takes a write that a full disk cut short for an I/O error."""
+        if self._uncertain:
+            raise SyncError(f"{self.directory}: is not written again after a sync that failed")
+        length = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"] + more
+        if hasattr(os, "posix_fallocate") and (size := self._file.stat().st_size) < length:
+            with self._file.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), size, length - size)
 
     def _write(self, batch: list[bytes], replace: bool) -> None:
         with self._begin(write=True) as txn:
+            given = _KEY.unpack(txn.get(_LAST, _NONE))[0]
             if replace:
                 txn.drop(self._env.open_db(), delete=False)
-            with txn.cursor() as cursor:
-                number = _KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-            for record in batch:
+            last = max(given, self._last(txn))
+            for number, record in enumerate(batch, last + 1):
                 txn.put(_KEY.pack(number), record, append=True)
-                number += 1
+            txn.put(_LAST, _KEY.pack(last + len(batch)))
+
+    def _last(self, txn: lmdb.Transaction) -> int:
+        with txn.cursor() as cursor:
+            return int(_KEY.unpack(cursor.key())[0]) if cursor.last() else 0
 
     def delete(self, numbers: Iterable[int]) -> int:
         """Remove records: how many there were. StoreError: none was removed."""
+        wanted = list(numbers)
         try:
+            self._make_room(min(len(wanted) * _PAGE, self._file.stat().st_size) + _COPIED)
             with self._begin(write=True) as txn:
-                return sum(txn.delete(_KEY.pack(number)) for number in numbers)
+                return sum(txn.delete(_KEY.pack(number)) for number in wanted)
         except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{self.directory}: cannot be written: {words(error)}") from None
+            raise self._not_written(error) from None
 
     def get(self, number: int) -> bytes | None:
         """The record with this number. StoreError: the file cannot be read."""
@@ -157,7 +194,7 @@ class Store:
 
     def __len__(self) -> int:
         with self._begin() as txn:
-            return int(txn.stat()["entries"])
+            return int(txn.stat()["entries"]) - (txn.get(_LAST) is not None)
 
 
 def words(error: BaseException) -> str:
@@ -165,6 +202,11 @@ def words(error: BaseException) -> str:
     if isinstance(error, lmdb.PanicError):
         return "an earlier write failed half-way; it works again after a restart"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def may_be_sync(error: BaseException) -> bool:
+    """Whether an error may be a failed fsync: the kernel may have dropped the pages, and a second fsync would lie."""
+    return isinstance(error, lmdb.PanicError) or "Input/output error" in str(error)
 
 
 def make_whole(env: lmdb.Environment, file: Path) -> None:

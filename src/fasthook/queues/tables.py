@@ -13,29 +13,36 @@ import contextlib
 import logging
 import os
 import struct
+import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lmdb
+import orjson
 
 from fasthook.queues import QueueError
 from fasthook.queues.probe import DAMAGE, check, salvage
-from fasthook.queues.store import REPLAYED, make_whole, pack_update, set_aside, unpack_update, words
+from fasthook.queues.store import REPLAYED, make_whole, pack_update, replayed, set_aside, unpack_update, words
 from fasthook.state import Lock, StateError
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
 Name = tuple[int, int]  # the bot and the update_id
+# of an update that was settled: its number, whether its id is forgotten, when it was handled if it is kept, the reply
+Settled = tuple[int, bool, float | None, bytes | None]
 
 FORMAT = b"1"
 NUMBER = struct.Struct(">Q")
 ID = struct.Struct(">qQ")
 _SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
+_SETTLED = "settled"  # a file of what was handled and could not be taken out of the other one
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
+_STEP = 1 << 20  # bytes that it grows by beyond that, if it must
+_MARGIN = 512 << 10  # bytes of the map that a commit finds free: LMDB saves its list of free pages, too
 _COPIED = 128 << 10  # bytes of pages that a commit copies, to change what is in them
 _AHEAD = 256 << 10  # bytes that the file is made longer than it must be
 _PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
@@ -56,6 +63,7 @@ class Journal:
         self.limit = limit
         self.no_room: OSError | None = None  # why the file could not be made longer
         self._allocated = 0  # bytes that it has
+        self.settled: list[Settled] = []  # what was put aside at the last stop, and still cannot be taken out
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(directory / "owner", f"the journal {directory}")
@@ -65,6 +73,7 @@ class Journal:
             raise QueueError(_cannot(directory, error)) from None
         try:
             self._open()
+            self.settled = self._take_out_settled()
         except BaseException:
             self._lock.close()
             raise
@@ -98,6 +107,7 @@ class Journal:
             readahead=False,
         )
         try:
+            self._page = int(self.env.stat()["psize"])
             make_whole(self.env, self.file)
             self.meta, self.ids, self.done, self.handled, self.replies, self.waiting = (
                 self.env.open_db(name.encode()) for name in _TABLES
@@ -153,6 +163,58 @@ class Journal:
         with contextlib.suppress(OSError):
             (self.directory / _SUSPECT).write_text(" ".join(map(str, handled)))
 
+    # ------------------------------------------------------------ settled, and not written
+
+    def put_aside(self, rows: Iterable[Settled]) -> Path:
+        """Keep in another file what was settled and cannot be taken out of this one. That file's name. OSError."""
+        path = self.directory / _SETTLED
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
+            for number, forget, handled_at, reply in rows:
+                words = None if reply is None else reply.decode()
+                file.write(orjson.dumps([number, forget, handled_at, words], option=orjson.OPT_APPEND_NEWLINE))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        _sync_directory(self.directory)
+        return path
+
+    def forget_aside(self) -> None:
+        """What was put aside is taken out now."""
+        self.settled = []
+        (self.directory / _SETTLED).unlink(missing_ok=True)
+        _sync_directory(self.directory)
+
+    def _take_out_settled(self) -> list[Settled]:
+        path = self.directory / _SETTLED
+        if not path.exists():
+            return []
+        try:
+            rows = [_settled(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            log.error("what was handled before the last stop cannot be read (%s): it is kept as %s", error,
+                      set_aside(path))  # fmt: skip
+            return []
+        try:
+            self._in_slices(rows, self._take_out_rows, beyond=True)
+        except QueueError:
+            return rows
+        self.forget_aside()
+        return []
+
+    def _take_out_rows(self, txn: Any, rows: list[Settled]) -> int:
+        for number, forget, handled_at, reply in rows:
+            record = txn.get(NUMBER.pack(number), db=self.waiting)
+            if record is None:
+                continue
+            name = ID.pack(*_name(record))
+            if forget:
+                txn.delete(NUMBER.pack(number), db=self.waiting)
+                txn.delete(name, db=self.ids)
+            else:
+                self.take_out(txn, number, name, handled_at, reply)
+        return len(rows)
+
     def close(self) -> None:
         self.env.close()
         self._lock.close()
@@ -190,27 +252,38 @@ class Journal:
                         highest = max(highest, NUMBER.unpack(cursor.key())[0])
             return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
 
-    def known_replies(self) -> list[tuple[Name, bytes]]:
-        """What handlers returned, oldest first, by the update's bot and id."""
+    def known_replies(self, most: int) -> list[tuple[Name, bytes]]:
+        """What handlers returned, oldest first, by the update's bot and id: the newest, so many bytes of them."""
         found: list[tuple[Name, bytes]] = []
+        size = 0
         with self.env.begin() as txn, txn.cursor(db=self.replies) as cursor:
-            for key, reply in cursor:
+            for key, reply in cursor.iterprev() if cursor.last() else ():
+                size += len(reply)
+                if size > most:
+                    break
                 name = txn.get(key, db=self.done)
                 if name is not None:
                     bot_id, update_id = ID.unpack(name)
                     found.append(((bot_id, update_id), reply))
-        return found
+        return found[::-1]
+
+    def reply(self, name: bytes) -> bytes | None:
+        """What the handler of an update returned, if that is known."""
+        with self.env.begin() as txn:
+            number = txn.get(name, db=self.ids)
+            found: bytes | None = None if number is None else txn.get(number, db=self.replies)
+            return found
 
     # ------------------------------------------------------------ parts of a transaction
 
-    def pages(self, txn: Any) -> tuple[int, int]:
-        """Bytes in use, and how many of them are ids. What is free inside the file is not in use."""
-        page = int(self.env.stat()["psize"])
+    def pages(self, txn: Any) -> tuple[int, int, int]:
+        """Bytes in use, and how many of them are ids, and replies. What is free inside the file is not in use."""
+        page = self._page
         sizes = []
         for table in (self.ids, self.done, self.waiting, self.handled, self.replies):
             stat = txn.stat(table)
             sizes.append(page * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
-        return sum(sizes), sizes[0] + sizes[1]
+        return sum(sizes), sizes[0] + sizes[1], sizes[4]
 
     def take_out(self, txn: Any, number: int, name: bytes, handled_at: float | None, reply: bytes | None) -> None:
         """A waiting update was handled: only its id stays known. `handled_at`: keep the update too."""
@@ -224,6 +297,13 @@ class Journal:
         txn.put(key, name, db=self.done)
         if reply is not None:
             txn.put(key, reply, db=self.replies)
+
+    def note_attempt(self, txn: Any, number: int, update: Update) -> None:
+        """A waiting update was tried once more."""
+        key = NUMBER.pack(number)
+        record = txn.get(key, db=self.waiting)
+        if record is not None:
+            txn.put(key, pack_update(update, REPLAYED if replayed(record) else 0), db=self.waiting)
 
     def put_back(self, txn: Any, number: int, new: int) -> Update | None:
         """A handled update waits again, under a new number, the highest. None: it is not there."""
@@ -243,11 +323,13 @@ class Journal:
         txn.put(ID.pack(update.bot_id, update.update_id), NUMBER.pack(new), db=self.ids)
         return update
 
-    def put_again(self, txn: Any, update: Update, new: int) -> Update:
-        """An update waits, under the highest number, although its id may be known."""
+    def put_again(self, txn: Any, update: Update, new: int) -> Update | None:
+        """An update waits, under the highest number, although its id may be known. None: it waits already."""
         name, key = ID.pack(update.bot_id, update.update_id), NUMBER.pack(new)
         old = txn.get(name, db=self.ids)
         if old is not None:
+            if txn.get(old, db=self.waiting) is not None:
+                return None
             for table in (self.done, self.replies):
                 txn.delete(old, db=table)
         txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
@@ -266,31 +348,47 @@ class Journal:
         return count
 
     def drop_handled(self, txn: Any, before: float, most: int) -> int:
-        """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many."""
+        """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many.
+
+        Where the clock was ahead for a while, an update counts as no younger than the first true one behind it.
+        """
+        now = time.time()
+        ahead = 0
         with txn.cursor(db=self.handled) as cursor:
+            found = cursor.first()
+            while found and ahead < most and (handled_at := _TIME.unpack_from(cursor.value())[0]) > max(now, before):
+                ahead += 1
+                found = cursor.next()
+            if ahead and (not found or (ahead < most and handled_at > before)):
+                return 0
             for n in range(most):
-                if not cursor.first() or _TIME.unpack_from(cursor.value())[0] > before:
+                if not cursor.first() or (n >= ahead and _TIME.unpack_from(cursor.value())[0] > before):
                     return n
                 cursor.delete()
         return most
 
-    def drop_replies(self, txn: Any, excess: int) -> int:
-        """Drop the oldest replies, so many bytes at least. How many bytes those were."""
-        dropped = 0
+    def drop_replies(self, txn: Any, most: int) -> int:
+        """Drop so many of the oldest replies. How many those were."""
         with txn.cursor(db=self.replies) as cursor:
-            while dropped < excess and cursor.first():
-                dropped += len(cursor.value())
+            for n in range(most):
+                if not cursor.first():
+                    return n
                 cursor.delete()
-        return dropped
+        return most
 
-    def make_room(self, more: int) -> None:
-        """Let the file have room for a commit of so many bytes before LMDB writes it; else `no_room` says why not.
+    def make_room(self, more: int, touched: int, used: int) -> None:
+        """Let the file have room for a commit before LMDB writes it; else `no_room` says why not.
 
-        LMDB takes a write that was cut short by a full disk for an I/O error.
+        `more`: bytes that are new. `touched`: rows that are taken out, each of which may stand on a page of its own.
+        `used`: bytes of the file that are not free. LMDB takes a write that was cut short by a full disk for an I/O
+        error.
         """
         if not hasattr(os, "posix_fallocate"):
             return
-        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"] + 2 * more + _COPIED
+        info = self.env.info()
+        length = (info["last_pgno"] + 1) * self._page
+        copied = max(0, touched * self._page - (length - used) // 2)
+        needed = length + min(2 * more + _COPIED + copied, info["map_size"] - length)
         if needed <= self._allocated:
             return
         try:
@@ -303,13 +401,25 @@ class Journal:
         except OSError as error:
             self.no_room = error
 
-    def grow(self) -> bool:
-        """Make the map larger; False if it is as large as it may be."""
+    def grow_ahead(self, more: int) -> None:
+        """Let the map have room for a commit of so many bytes, as far as it may grow."""
+        info = self.env.info()
+        if info["map_size"] - (info["last_pgno"] + 1) * self._page < 2 * more + _MARGIN:
+            self.grow()
+
+    def grow(self, *, beyond: bool = False) -> bool:
+        """Make the map larger; False if it is as large as it may be.
+
+        `beyond`: however large it is, because something is to be taken out, which gives back more than it takes.
+        """
         size = self.env.info()["map_size"]
         largest = self.limit + _SPARE
-        if size >= largest:
+        if size < largest:
+            self.env.set_mapsize(min(largest, size * 2))
+        elif beyond:
+            self.env.set_mapsize(size + _STEP)
+        else:
             return False
-        self.env.set_mapsize(min(largest, size * 2))
         return True
 
     # ------------------------------------------------------------ for tools, while no server runs
@@ -329,7 +439,7 @@ class Journal:
                     count += 1
             return count
 
-        return self._in_slices(list(numbers), write)
+        return self._in_slices(list(numbers), write, beyond=True)
 
     def requeue(self, numbers: Iterable[int]) -> int:
         """Let handled updates wait again, under new numbers. How many were there. On disk at return. QueueError."""
@@ -350,32 +460,42 @@ class Journal:
         return moved
 
     def again(self, updates: Iterable[Update]) -> int:
-        """Let updates wait although their ids are known. How many. On disk at return, all or none. QueueError."""
+        """Let updates wait although their ids are known: how many. On disk at return, all or none. QueueError."""
         highest = self.counts()[2]
 
         def write(txn: Any, updates: list[Update]) -> int:
-            for number, update in enumerate(updates, highest + 1):
-                self.put_again(txn, update, number)
-            return len(updates)
+            count = 0
+            for update in updates:
+                if self.put_again(txn, update, highest + count + 1):
+                    count += 1
+            return count
 
         return self._in_one(list(updates), write)
 
-    def _in_slices(self, rows: list[Any], write: Any) -> int:
+    def _in_slices(self, rows: list[Any], write: Any, *, beyond: bool = False) -> int:
         count = 0
         for part in _slices(rows):
-            count += self._in_one(part, write)
+            count += self._in_one(part, write, beyond=beyond)
         return count
 
-    def _in_one(self, rows: list[Any], write: Any) -> int:
+    def _in_one(self, rows: list[Any], write: Any, *, beyond: bool = False) -> int:
         while True:
             try:
                 with self.env.begin(write=True) as txn:
                     return int(write(txn, rows))
             except lmdb.MapFullError:
-                if not self.grow():
+                if not self.grow(beyond=beyond):
                     raise QueueError(f"the journal {self.directory} is full: set a larger --journal-max") from None
             except (OSError, lmdb.Error) as error:
                 raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
+
+
+def _settled(line: bytes) -> Settled:
+    try:
+        number, forget, handled_at, reply = orjson.loads(line)
+        return int(number), bool(forget), handled_at, None if reply is None else reply.encode()
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _slices(rows: list[Any]) -> Iterator[list[Any]]:

@@ -49,6 +49,7 @@ class Window:
         self._starved: dict[int, deque[Lane]] = {}  # by bot, lanes of which nothing is in memory for want of its room
         self.inside = 0  # updates in memory
         self.scanned = 0  # the number up to which each update is inside, held or gone
+        self.paused = False  # nothing is taken in from the disk
         self.behind = False  # there are updates beyond that number
         self.gone: set[int] = set()  # inside, or out of the queue and still on disk: not to be taken in again
 
@@ -74,12 +75,12 @@ class Window:
             self._shares.leave(lane[0])
             self.feed()
             count = self._lanes.get(lane, 0)
-        if self._held and count <= self._share // 2 and lane in self._held:
+        if self._held and count <= self._share // 2 and lane in self._held and not self.paused:
             self._take_held(lane, count)
 
     def feed(self) -> None:
         """Take in what waits for room of its bot, as far as there is some."""
-        if self._shares is None:
+        if self._shares is None or self.paused:
             return
         for bot in list(self._starved):
             lanes = self._starved.pop(bot)
@@ -90,14 +91,23 @@ class Window:
             if lanes:
                 self._starved[bot] = lanes + self._starved.pop(bot, deque())
 
+    def go_on(self) -> None:
+        """Take in what was not taken in during a pause, as far as it is known by its number."""
+        self.paused = False
+        self._starved.clear()  # who gets nothing now is among them again
+        for lane in list(self._held):
+            self._take_held(lane, self._lanes.get(lane, 0))
+
     @property
     def wants(self) -> bool:
         """There is more on disk, and room for it."""
-        return self.behind and self.inside <= self._size // 2 and self._numbers < _MOST_NUMBERS
+        return self.behind and not self.paused and self.inside <= self._size // 2 and self._numbers < _MOST_NUMBERS
 
     def scan(self, last: int) -> bool:
         """Take in what is on disk up to a number, a slice of it. Whether there is more to take in at once."""
         seen = 0
+        if self.paused:
+            return False
         with contextlib.closing(self._read(self.scanned)) as rows:
             for number, record, update in rows:
                 if number > last:

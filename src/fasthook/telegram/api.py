@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from fasthook.telegram.files import is_file, named
+from fasthook.telegram.files import apart
 from fasthook.telegram.redact import Redact
 
 _TRIES = 5  # for errors of the network and of Telegram's servers
@@ -164,29 +164,11 @@ class _Body:
     """The parameters of a call as JSON, or as multipart if there are files among them (Bot API, "Sending files")."""
 
     def __init__(self, params: dict[str, Any]) -> None:
-        self._files: dict[str, tuple[str, Any]] = {}
-        self._params: dict[str, Any] = {}
-        for name, value in params.items():
-            if is_file(value):
-                self._files[name] = named(value)
-            else:
-                self._params[name] = self._inside(value)
+        rest, self._files = apart(params)
         if self._files:
-            self._fields = {name: _text(value) for name, value in self._params.items()}
+            self._fields = {name: _text(value) for name, value in rest.items()}
         else:
-            self._json = orjson.dumps(self._params)
-
-    def _inside(self, value: Any) -> Any:
-        """A value with its files replaced by words for where they are."""
-        if is_file(value):
-            name = f"file{len(self._files)}"
-            self._files[name] = named(value)
-            return f"attach://{name}"
-        if isinstance(value, dict):
-            return {name: self._inside(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._inside(one) for one in value]
-        return value
+            self._json = orjson.dumps(rest)
 
     @contextmanager
     def request(self) -> Iterator[dict[str, Any]]:

@@ -62,6 +62,8 @@ def _address(name: str) -> str | None:
         name = name[1:].partition("]")[0]
     elif name.count(":") == 1:
         name = name.partition(":")[0]
+    if "%" in name:
+        return None  # an IPv6 zone is any text, and means something on the machine it is of
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:

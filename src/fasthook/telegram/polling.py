@@ -15,8 +15,7 @@ import orjson
 
 from fasthook._core import CODES, Route, Verdict
 from fasthook.asgi import Hook
-from fasthook.handlers import kinds_of
-from fasthook.listeners import Listeners
+from fasthook.listeners import Listeners, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
@@ -36,8 +35,15 @@ _LONGEST_PAUSE = 30.0
 _INVALID, _TOO_LARGE = CODES["invalid"], CODES["too_large"]
 
 
+NO_TOKEN = "no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN"
+
+
 class PollError(Exception):
-    """Polling cannot begin, or not go on. The message is one line."""
+    """Polling cannot begin, or not go on. The message is one line. `code`: what the program ends with."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Poller:
@@ -191,59 +197,99 @@ async def webhook_of(settings: Settings) -> str:
     return str(info.get("url", ""))
 
 
+def has_webhook(settings: Settings, url: str) -> str:
+    """The words for why a bot that has a webhook is left alone."""
+    return (
+        f"bot {settings.bot_id} has a webhook at {url}, and its updates go there; try things with another bot, "
+        "or take this one's updates away from there with --take-over"
+    )
+
+
 def _api(settings: Settings) -> BotAPI:
     assert settings.token
     return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
 
 
 async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, take_over: bool) -> int:
-    """Poll until a signal says stop; the exit code. `take_over`: remove the bot's webhook first.
+    """Poll until a signal says stop; the exit code. `take_over`: remove the bot's webhook, if it has one.
 
     PollError, StartError, StateError, QueueError, WorkersError: one line.
     """
-    settings, receiver = hook.settings, hook.receiver
-    assert settings.token
+    receiver = hook.receiver
     receiver.answers = False  # there is no request whose answer could hold a reply
     ends = _Ends()
     health = Health(receiver, lambda: 0)
     stop = Stop(hook, ends, health, notifier)
-    async with contextlib.AsyncExitStack() as stack:
-        setting_up, polling = _api(settings), BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
-        stack.push_async_callback(setting_up.close)
-        stack.push_async_callback(polling.close)
-        if take_over or settings.drop_pending:
-            await _remove_webhook(setting_up, settings)
-        if (code := await stop.begin()) is not None:
-            return code
-        kinds = settings.allowed_updates if settings.allowed_updates is not None else kinds_of(hook.target)
-        poller = Poller(hook, polling, kinds)
-        task = asyncio.create_task(poller.run())
-        print(f"fasthook polls {settings.api_url} for bot {settings.bot_id}", file=sys.stderr, flush=True)
-        ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
-        if ops_listeners.trouble:
-            log.warning("%s", ops_listeners.trouble)
-        if ops:
-            ops.start()
-        notifier.ready()
-        code = 0
+    known = hook.settings.token is not None
+    if known:
+        await _clear(hook.settings, take_over)
+    if (code := await stop.begin()) is not None:
+        return code
+    settings = hook.settings
+    try:
+        if not known:
+            await _check(settings, take_over)
+        assert settings.token
+        polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+        kinds = settings.allowed_updates if settings.allowed_updates is not None else receiver.kinds
+    except PollError:
+        await receiver.stop(0.0)
+        raise
+    poller = Poller(hook, polling, kinds)
+    task = asyncio.create_task(poller.run())
+    lines = [f"fasthook polls {settings.api_url} for bot {settings.bot_id}"]
+    if ops_listeners.sockets:
+        lines.append(f"  ops     {name_of('http', ops_listeners.sockets[0])}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
+    if ops_listeners.trouble:
+        log.warning("%s", ops_listeners.trouble)
+    if ops:
+        ops.start()
+    notifier.ready()
+    code = 0
+    try:
+        await asyncio.wait([task, asyncio.ensure_future(ends.asked.wait())], return_when=asyncio.FIRST_COMPLETED)
+        poller.stop()
+    finally:
+        notifier.stopping()
         try:
-            await asyncio.wait([task, asyncio.ensure_future(ends.asked.wait())], return_when=asyncio.FIRST_COMPLETED)
-            poller.stop()
-        finally:
-            notifier.stopping()
-            try:
-                await receiver.stop(stop.left())
-            except QueueError as error:
-                log.error("%s", error)
-                code = 1
-            if ops:
-                await asyncio.to_thread(ops.stop)
-            notifier.close()
+            await receiver.stop(stop.left())
+        except QueueError as error:
+            log.error("%s", error)
+            code = 1
+        if ops:
+            await asyncio.to_thread(ops.stop)
+        notifier.close()
+    try:
         await task
         await poller.confirm()
+    finally:
+        await polling.close()
     if stop.failure:
         raise stop.failure
     return 130 if stop.signals > 1 else code
+
+
+async def _check(settings: Settings, take_over: bool) -> None:
+    """See to the webhook of a bot whose token the workers have just told. PollError: it has one, which stays."""
+    if not settings.token:
+        raise PollError(NO_TOKEN, 2)
+    url = await webhook_of(settings)
+    if url and not take_over:
+        raise PollError(has_webhook(settings, url))
+    await _clear(settings, bool(url))
+
+
+async def _clear(settings: Settings, take_over: bool) -> None:
+    """Remove the webhook, if it is to be removed or what waits is to be dropped."""
+    if not take_over and not settings.drop_pending:
+        return
+    api = _api(settings)
+    try:
+        await _remove_webhook(api, settings)
+    finally:
+        await api.close()
 
 
 async def _remove_webhook(api: BotAPI, settings: Settings) -> None:
