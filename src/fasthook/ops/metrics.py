@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from fasthook._core import OUTCOMES, VERDICTS, Gate
+from fasthook._core import OUTCOMES, VERDICTS, Gate, Handling
 from fasthook._protocol import EDGE_COUNTERS
 from fasthook._scan import KINDS
 from fasthook.ops.blocks import REASONS, Histogram, Totals
@@ -49,7 +49,8 @@ class _Collector(Collector):
         self._health = health
         self._receiver = health.receiver
         self._layout = health.receiver.blocks.layout
-        self._bots = (str(health.receiver.settings.bot_id),)  # in the order of their rows
+        rows = health.receiver.gate.rows
+        self._bots = tuple(str(bot) for bot in sorted(rows, key=rows.__getitem__))  # those that there are and were
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: the registry is of one scrape."""
@@ -105,9 +106,10 @@ class _Collector(Collector):
         )
         for number, histogram in sorted(total.histograms.items()):
             if number >= self._layout.handlers:
-                kind, outcome = divmod(number - self._layout.handlers, len(OUTCOMES))
+                row, place = divmod(number - self._layout.handlers, Handling.histograms())
+                kind, outcome = divmod(place, len(OUTCOMES))
                 buckets = _buckets(histogram, _COARSE)
-                handlers.add_metric([self._bots[0], KINDS[kind], OUTCOMES[outcome]], buckets, histogram.sum / 1e9)
+                handlers.add_metric([self._bots[row], KINDS[kind], OUTCOMES[outcome]], buckets, histogram.sum / 1e9)
         yield handlers
         yield self._histogram(
             "fasthook_wait_seconds",
