@@ -201,6 +201,13 @@ def test_answers_on_demand(start: Start) -> None:
     assert simulation.stop() == 0
 
 
+def test_limits(start: Start) -> None:
+    simulation = start("--limits", "--rate", "0")
+    assert [simulation.call("sendMessage", chat_id=7, text="hi")["ok"] for _ in range(2)] == [True, False]
+    simulation.until(r"^  ✗ sendMessage is answered 429 Too Many Requests: retry after 1$")
+    assert simulation.stop() == 0
+
+
 WRONG = [
     (["--port", "x"], "--port: must be a whole number from 0 to 65535"),
     (["--token", "nonsense"], "--token: must look like 123456789:ABC-def"),

@@ -15,6 +15,7 @@ from fasthook.testing.api import ApiServer
 from fasthook.testing.calls import Fault
 from fasthook.testing.chats import Chat, User
 from fasthook.testing.clock import Clock
+from fasthook.testing.limits import Limits, Sent
 from fasthook.testing.parameters import Parameters
 from fasthook.testing.webhooks import Rules
 
@@ -113,6 +114,11 @@ class Simulator:
         """No more faults."""
         for account in self.accounts:
             account.faults.clear()
+
+    def limit(self, limits: Limits | None = Limits()) -> None:  # noqa: B008 is frozen
+        """From now on refuse with 429 what the bots send beyond these limits; None: no more of that."""
+        for account in self.accounts:
+            account.sent_lately = Sent(limits, self.clock) if limits else None
 
     async def set_webhook(self, url: str, secret: str = "", **params: Any) -> None:
         """setWebhook, as the first bot would call it. SimulatorError: Telegram refuses."""
