@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -251,33 +249,6 @@ def test_what_counts_as_wrong(
     assert len(found) == len(expected)
     assert all(problem.what.startswith(words) for problem, words in zip(found, expected, strict=True))
     assert all(problem.cause and problem.fix for problem in found)
-
-
-# ---------------------------------------------------------------- a certificate of one's own
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "bot.example.com"])
-def test_a_certificate_is_made_and_can_be_served_with(start: Start, bot: Bot, host: str) -> None:
-    done = fasthook(bot.directory, "webhook", "certificate", host)
-    assert (done.code, done.lines) == (0, ())
-    stem = host.replace(":", "_")
-    assert (bot.directory / f"{stem}.key").stat().st_mode & 0o777 == 0o600
-    server = start("--ssl-certfile", f"{stem}.pem", "--ssl-keyfile", f"{stem}.key")
-    trust = ssl.create_default_context(cafile=str(bot.directory / f"{stem}.pem"))
-    with (
-        socket.create_connection(server.address, PATIENCE) as plain,
-        trust.wrap_socket(plain, server_hostname=host) as wrapped,
-    ):
-        assert wrapped.getpeercert()
-    again = fasthook(bot.directory, "webhook", "certificate", host)
-    assert again.lines == (f"fasthook: {stem}.key: File exists",)
-
-
-@pytest.mark.parametrize("host", ["https://bot.example.com", "bot:8443", "a b", ""])
-def test_a_certificate_for_no_host(bot: Bot, host: str) -> None:
-    done = fasthook(bot.directory, "webhook", "certificate", host)
-    assert done.lines == ("fasthook: HOST: must be a host name or an IP address, without https:// and port",)
-    assert not list(bot.directory.glob("*.key"))
 
 
 # ---------------------------------------------------------------- run registers
