@@ -254,10 +254,11 @@ def test_the_demo_is_a_conversation_that_ends_by_itself() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = {"DEMO_PORT": str(one.getsockname()[1]), "DEMO_API_PORT": str(two.getsockname()[1])}
     done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="4", **ports),
+        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="6", **ports),
         capture_output=True, text=True, timeout=2 * PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +(Ann|User \d) ▸ ", done.stdout, re.MULTILINE)
-    assert re.search(r"^ +Echo ▸ ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +Echo ▸ \w", done.stdout, re.MULTILINE)
+    assert "Echo ▸ [setWebhook]" in done.stdout  # it registers by itself
     assert "  try it  curl -i http://127.0.0.1:" in done.stderr
