@@ -50,7 +50,7 @@ def curl(webhook: str) -> str:
 
 
 class Said:
-    """What a process says on standard error: passed on, with its hints or without; and the address in its first line."""
+    """What a process says on standard error: passed on, with or without its hints, and the address it tells."""
 
     def __init__(self, process: subprocess.Popen[str], *, hints: bool) -> None:
         self._hints = hints

@@ -329,7 +329,7 @@ def test_a_port_in_use() -> None:
     async def main() -> None:
         async with Simulator() as first:
             port = int(first.url.rpartition(":")[2])
-            with pytest.raises(SimulatorError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            with pytest.raises(SimulatorError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use$"):
                 async with Simulator(port=port):
                     pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import random
 import re
 import socket
@@ -135,7 +136,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(place[:2], family=family, backlog=1024)
     except (OSError, UnicodeError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0  # of a name that cannot be resolved it is negative
+        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise SimulatorError(f"cannot listen on {host}:{port}: {why}") from None
     if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         listener.close()
