@@ -320,11 +320,11 @@ def test_what_is_no_handler(bot: Bot, source: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "workers"),
+    ("package", "extra", "workers"),
     [
         ("aiogram", "aiogram", "1"),
         ("aiogram", "aiogram", "2"),
-        ("telegram.ext", "ptb", "1"),
+        ("telegram", "ptb", "1"),
         ("telebot", "telebot", "1"),
     ],
 )
