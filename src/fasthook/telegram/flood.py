@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from asyncio import sleep
 from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -68,8 +70,12 @@ class Governor:
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
 
-    async def turn(self, chat_id: Any) -> None:
-        """Wait until a message may go to this chat (an id or an `@name`)."""
+    @asynccontextmanager
+    async def turn(self, chat_id: Any) -> AsyncIterator[None]:
+        """Inside, a message may go to this chat (an id or an `@name`), and no other goes there.
+
+        For its chat it counts from its end, when Telegram has it: it may have been on its way, or told to wait, before.
+        """
         chat = self._chat(chat_id)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         chat.waiting.append(mine)
@@ -81,8 +87,11 @@ class Governor:
                 await sleep(wait)
             if self._all:
                 await self._turn_of_bot()
-            if chat.window:
-                chat.window.take(monotonic())
+            try:
+                yield
+            finally:
+                if chat.window:
+                    chat.window.take(monotonic())
         finally:
             self.waiting -= 1
             first = chat.waiting[0] is mine
