@@ -1,5 +1,5 @@
-"""What Telegram does to a webhook, and more than the simulator would: the same update twice at the same instant, a server
-that comes back at another address and is tried again at once, each connection in the hands of the test.
+"""What Telegram does to a webhook, and more than the simulator would: the same update twice at the same instant, a
+server that comes back at another address and is tried again at once, each connection in the hands of the test.
 """
 
 from __future__ import annotations
