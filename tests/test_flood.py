@@ -150,6 +150,23 @@ def test_a_message_counts_from_when_it_has_gone(clock: Clock) -> None:
     assert gone == [(0, "first"), (0, "another"), (6, "second")]
 
 
+def test_what_takes_long_counts_for_the_bot_when_it_has_gone(clock: Clock) -> None:
+    gone: list[tuple[float, int]] = []
+    ours = governor(bot="2/s")
+
+    async def send(chat: int) -> None:
+        async with ours.turn(chat):
+            gone.append((clock.now - 1000, chat))
+            await clock.sleep(0.5)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
+        await clock.run(*(send(chat) for chat in range(6)))
+
+    asyncio.run(main())
+    assert gone == [(0, 0), (0, 1), (1.5, 2), (1.5, 3), (3, 4), (3, 5)]
+
+
 def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flood, "_REMEMBERED", 100)
     ours = Governor(bot=None, chat=Rate(1, 3600), group=None)
