@@ -9,15 +9,16 @@ python=${PYTHON:-.venv/bin/python}
 copy=build/coverage
 mkdir -p "$copy"
 find "$copy" \( -name '*.py' -o -name '.coverage*' \) -delete # what is gone from the sources is gone from the copy
-find src tests examples bench release fuzz .github \( -name '*.so' -o -name '*.c' -path 'src/*' -o -name '*.html' -o -path 'bench/out' -o -name node_modules \
+find src tests examples bench release fuzz docs deploy .github \( -name '*.so' -o -name '*.c' -path 'src/*' -o -name '*.html' -o -path 'bench/out' -o -name node_modules \
     -o -name __pycache__ \) -prune -o -type f -print0 |
-    tar --create --null --files-from=- setup.py pyproject.toml Makefile README.md CHANGELOG.md LICENSE | tar --extract --directory="$copy"
+    tar --create --null --files-from=- setup.py pyproject.toml Makefile README.md CHANGELOG.md CONTRIBUTING.md LICENSE | tar --extract --directory="$copy"
 cd "$copy"
 FASTHOOK_TRACE=1 "$python" setup.py --quiet build_ext --inplace
 
-export PYTHONPATH=$PWD/src COVERAGE_CORE=ctrace FASTHOOK_COVERAGE=1
+export PYTHONPATH=$PWD/src COVERAGE_CORE=ctrace
+parallel=(-n 2 --dist worksteal)
 status=0
-"$python" -m coverage run -m pytest -q "$@" || status=$?
+"$python" -m coverage run -m pytest -q "${parallel[@]}" "$@" || status=$?
 "$python" -m coverage combine --quiet
 "$python" -m coverage report
 "$python" -m coverage html --quiet
