@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Coverage of Python and Cython lines, of subprocesses as well. The modules are built with line tracing in a copy of the
-# sources, so that those in place stay quick. PYTHON chooses the interpreter; arguments go to pytest.
+# sources, so that those in place stay quick. PYTHON chooses the interpreter, PROCESSES how many run the tests;
+# arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -16,9 +17,8 @@ cd "$copy"
 FASTHOOK_TRACE=1 "$python" setup.py --quiet build_ext --inplace
 
 export PYTHONPATH=$PWD/src COVERAGE_CORE=ctrace
-parallel=(-n 2 --dist worksteal)
 status=0
-"$python" -m coverage run -m pytest -q "${parallel[@]}" "$@" || status=$?
+"$python" -m coverage run -m pytest -q -n "${PROCESSES:-3}" --maxschedchunk 2 "$@" || status=$?
 "$python" -m coverage combine --quiet
 "$python" -m coverage report
 "$python" -m coverage html --quiet

@@ -26,6 +26,18 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Where several processes share the tests, what takes long comes first, and nobody waits for it at the end.
+LONGEST = ("tests/shipping/test_guard.py", "tests/e2e/test_kill.py", "tests/e2e/", "tests/shipping/", "tests/queues/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, place in enumerate(LONGEST) if item.nodeid.startswith(place)), len(LONGEST))
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=rank)
+
+
 Core = SimpleNamespace  # scan, DedupRing, TokenBuckets, Stats: typed enough for tests
 
 
