@@ -24,8 +24,10 @@ print(*(f"-X {name}={value}" for name, value in ast.literal_eval(found[0]).items
 FASTHOOK_TRACE=1 "$python" setup.py --quiet build_ext --inplace
 
 export PYTHONPATH=$PWD/src COVERAGE_CORE=ctrace
-# what takes minutes and reaches no line that others don't: the guard of speed, and kills by the hundred
-slow=(--deselect tests/shipping/test_guard.py --deselect tests/e2e/test_kill.py)
+# What takes minutes and reaches no line that others don't: the guard of speed, kills by the hundred, and processes that
+# import whole libraries under a tracer (tests/test_adapters.py and tests/e2e/test_migrating.py have their adapters).
+slow=()
+for name in shipping/test_guard e2e/test_kill e2e/test_libraries; do slow+=(--ignore "tests/$name.py"); done
 status=0
 "$python" -m coverage run -m pytest -q -n "${PROCESSES:-3}" --maxschedchunk 2 "${slow[@]}" "$@" || status=$?
 "$python" -m coverage combine --quiet
