@@ -288,7 +288,10 @@ async def _until_stopped(people: Coroutine[Any, Any, None], duration: float | No
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        try:
+            loop.add_signal_handler(number, stopped.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
     talking = loop.create_task(people)
     talking.add_done_callback(functools.partial(_check, stopped))
     with contextlib.suppress(TimeoutError):
