@@ -72,6 +72,7 @@ cdef class Shares:
     cdef Py_ssize_t _open, _borrowed
     cdef dict _taken
     cpdef bint has_room(self, bot)
+    cpdef Py_ssize_t room(self, bot)
     cpdef bint take(self, bot)
     cpdef void force(self, bot)
     cpdef void leave(self, bot)

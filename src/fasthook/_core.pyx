@@ -608,6 +608,14 @@ cdef class Shares:
             return False
         return self._borrowed < self._open or <Py_ssize_t>self._taken.get(bot, 0) < self.each
 
+    cpdef Py_ssize_t room(self, bot):
+        """How many more a bot may have."""
+        cdef Py_ssize_t taken
+        if bot not in self.bots:
+            return 0
+        taken = self._taken.get(bot, 0)
+        return max(0, self.each - taken) + max(0, self._open - self._borrowed)
+
     cpdef bint take(self, bot):
         """Give a bot one more. False: it may not have it."""
         if not self.has_room(bot):

@@ -47,6 +47,7 @@ def test_as_the_twin(size: int, bots: set[int], steps: list[tuple[str, int | set
         else:
             shares.leave(value)
             twin.leave(value)
+        assert all((shares.room(bot) > 0) is shares.has_room(bot) for bot in range(1, 5))
         assert [shares.taken(bot) for bot in range(1, 5)] == [twin.taken[bot] for bot in range(1, 5)]
 
 
@@ -54,9 +55,10 @@ def test_as_the_twin(size: int, bots: set[int], steps: list[tuple[str, int | set
 def test_no_flood_takes_what_is_anothers(size: int, bots: int, each: int) -> None:
     shares = Shares(size, range(bots))
     assert shares.each == each
+    room = shares.room(0)
     while shares.take(0):
         pass
-    assert shares.taken(0) == size - each * (bots - 1)
+    assert shares.taken(0) == room == size - each * (bots - 1)
     for bot in range(1, bots):
         assert [shares.take(bot) for _ in range(each + 1)] == [True] * each + [False]
     assert sum(shares.taken(bot) for bot in range(bots)) == size

@@ -42,9 +42,9 @@ async def handler(update):
     text = update["message"]["text"]
     if text == "raise":
         raise ValueError("the bot is broken")
-    if text == "hang":
+    if text in ("hang", "wait"):
         write("hangs", update.bot_id, update.update_id)
-        while not os.path.exists("released"):
+        while not os.path.exists("released" if text == "hang" else "gone-on"):
             await asyncio.sleep(0.01)
     write("handled", update.bot_id, update.update_id)
     if text.startswith("say "):
@@ -253,6 +253,29 @@ def test_a_flood_of_slow_updates_leaves_the_other_its_share(
     bots.release()
     assert server.stop() == 0
     assert len(bots.handled(FIRST)) == kept
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_waits_on_disk_for_one_is_not_held_up_by_another(
+    serve: Callable[..., Server], bots: Bots, workers: str, killed: bool
+) -> None:
+    """The second bot fills its part of the journal's memory, too, while nothing of the first one's ends."""
+    bots.write(table(FIRST), table(SECOND))
+    options = ("--queue", "journal:waiting", "--workers", workers, "--concurrency", "8", "--queue-size", "40")
+    server = serve(*options)
+    for bot, text in ((FIRST, "hang"), (SECOND, "wait")):
+        for update_id in range(100):
+            assert post(server, bot, update_id, text).status == 200
+    if killed:
+        server.kill()
+        server = serve(*options)
+    (bots.directory / "gone-on").touch()
+    wait(lambda: sorted(bots.handled(SECOND)) == list(range(100)))
+    assert bots.handled(FIRST) == []
+    bots.release()
+    wait(lambda: sorted(bots.handled(FIRST)) == list(range(100)))
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

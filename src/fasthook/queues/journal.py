@@ -34,6 +34,7 @@ from fasthook.queues import (
 )
 from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
+from fasthook.queues.shared_window import SharedWindow
 from fasthook.queues.store import may_be_sync, pack_update, received_at, replayed, unpack_update, words
 from fasthook.queues.tables import ID, Journal
 from fasthook.queues.window import Window
@@ -89,7 +90,8 @@ class JournalQueue:
         self._failing = False  # the last commit did
         self._number = 0  # the last that was given
         self._begun = 0  # the last that was given before this start
-        self._window = Window(window, share or window, self._read, self._get, self._enter, shares)
+        self._several, ways = shares is not None, (share or window, self._read, self._get, self._enter)
+        self._window = Window(window, *ways) if shares is None else SharedWindow(shares, *ways)
         self._new: deque[Update] = deque()
         self._done: list[Done] = []
         self._moved = 0  # bytes that these write
@@ -112,8 +114,8 @@ class JournalQueue:
         self._journal = await asyncio.to_thread(Journal, self._directory, self._limit)
         self._writer = Writer(self._loop)
         self._opened = True
-        self.depth, remembered, self._number = self._journal.counts()
-        self._begun = self._number
+        self.depth, remembered, self._begun = self._journal.counts()
+        self._number = self._begun
         self._writing = Writing(
             self._journal, remember=self._remember, remembered=remembered, keep=self._keep,
             keeps=self._keep is not None or bool(self.handled_snapshot(0, 1)),
@@ -127,7 +129,9 @@ class JournalQueue:
                 self._limit, self._remember, 2 * self._remember * _KNOWN,
             )  # fmt: skip
         self._window.behind = self.depth > 0
-        while self._scan():
+        if self._several:
+            self._scan_on()  # a bot with little behind another's flood is not full before the end of that
+        while not self._several and self._scan():
             pass  # nothing else is to be done before it is full
         return self.depth
 
@@ -189,10 +193,7 @@ class JournalQueue:
         self._commit_soon(_PAUSE)
 
     def bots_changed(self) -> None:
-        try:
-            self._window.feed()
-        except DAMAGE as error:
-            self._is_damaged(error)
+        self._fill_window(self._window.feed)
 
     async def requeue(self, numbers: Iterable[int]) -> int:
         return await self._wait_again(list(numbers))
@@ -416,12 +417,11 @@ class JournalQueue:
             if not part.moved.done():
                 part.moved.set_result(part.count)
         if self._window.paused and not self._damaged:
-            self._fill_window()
+            self._fill_window(self._window.go_on)  # it can be written again: what is handled from now on is taken out
 
-    def _fill_window(self) -> None:
-        """It can be written again: so what is handled from now on is taken out."""
+    def _fill_window(self, fill: Callable[[], None]) -> None:
         try:
-            self._window.go_on()
+            fill()
         except DAMAGE as error:
             self._is_damaged(error)
         if self._window.wants and self._scanning is None:
