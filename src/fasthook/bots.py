@@ -231,6 +231,8 @@ class Bots:
         """In one turn of the loop, so that no request finds half of it."""
         old, self.tables = self.tables, change.tables
         self._move_routes(old, change)
+        for table in (*change.changed, *change.removed):
+            self._accounts[table.bot_id].give_up_registering()  # an old address must not come behind the new one
         fresh = {one.loaded.bot_id: one for one in started}
         for table in (*change.added, *change.changed):
             running = fresh.get(table.bot_id)

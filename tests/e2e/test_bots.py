@@ -125,6 +125,24 @@ class TwoBots(botapi.BotServer):
         return botapi.Answer.json(200, result={"url": "https://old"} if call.method == "getWebhookInfo" else True)
 
 
+class Outage(TwoBots):
+    """Hangs up until `up`, and then on the third bot's next call once more."""
+
+    up = False
+    again = True
+
+    def usual(self, call: botapi.Call) -> botapi.Answer:
+        if not self.up:
+            return botapi.HANG_UP
+        if call.token == token(THIRD) and self.again:
+            self.again = False
+            return botapi.HANG_UP
+        return super().usual(call)
+
+    def registered(self, bot: int) -> list[str]:
+        return [call.params["url"] for call in self.calls if (call.token, call.method) == (token(bot), "setWebhook")]
+
+
 def reload(server: Server, count: int = 1) -> None:
     server.signal(signal.SIGHUP)
     server.until("the bots are read again|nothing has changed", count)
@@ -399,6 +417,26 @@ def test_a_bot_with_other_keys(serve: Callable[..., Server], bots: Bots) -> None
     assert post(server, SECOND, 1, path="/moved").status == 200
     assert server.stop() == 0
     assert len(bots.lines("begins")) == len(bots.lines("ends")) == 1
+
+
+def test_nothing_old_is_registered_after_an_outage(serve: Callable[..., Server], bots: Bots) -> None:
+    """Handlers still run for a bot that has moved and for one that is gone: nobody tries for those any more."""
+    bots.write(table(FIRST), table(SECOND), table(THIRD), above='public-url = "https://example.org"')
+    with Outage() as api:
+        server = serve("--api-url", api.url)
+        for bot in (FIRST, SECOND):
+            assert post(server, bot, 1, "hang").status == 200
+        wait(lambda: len(bots.lines("hangs")) == 2)
+        server.until("the webhook is not registered yet", 3)
+        bots.write(
+            table(FIRST, path="/moved", target="bot:other"), table(THIRD), above='public-url = "https://example.org"'
+        )
+        reload(server)
+        api.up = True
+        wait(lambda: api.registered(THIRD))
+        assert (api.registered(FIRST), api.registered(SECOND)) == (["https://example.org/moved"], [])
+        bots.release()
+        assert server.stop() == 0
 
 
 # ---------------------------------------------------------------- what cannot be

@@ -48,6 +48,11 @@ class Account:
         except Exception as error:
             log.error("the webhook is not registered", exc_info=error)
 
+    def give_up_registering(self) -> None:
+        """From now on Telegram is told nothing of this address; `close` waits for the end of that."""
+        if self._registration:
+            self._registration.cancel()
+
     async def stop_registering(self) -> None:
         if self._registration:
             self._registration.cancel()
