@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from fasthook._core import Gate, Shares
 from fasthook.bottables import BotTable, Configured
 from fasthook.handlers import TargetError
 from fasthook.handlers.several import Handlers, Loaded, Running, load_bot
+from fasthook.logs import Redaction
 from fasthook.settings import Settings, SettingsError, flag
 from fasthook.telegram.account import Account
 from fasthook.wording import one_line
@@ -47,8 +48,8 @@ class _Change:
 
 
 class Bots:
-    """`tables`: what the file said at the start. `reread`: reads it again, SettingsError. `hide`: told of what no log
-    may show. `in_workers`: the handlers are in other processes.
+    """`configured`: what the file said at the start. `reread`: reads it again, SettingsError. `redact`: told of what no
+    log may show.
 
     TargetError: one line that names the table; its `__cause__` is the bot's own error.
     """
@@ -58,13 +59,14 @@ class Bots:
         configured: Configured,
         *,
         reread: Callable[[], Configured] | None = None,
-        hide: Callable[[Iterable[str]], None] = lambda texts: None,
+        redact: Redaction | None = None,
     ) -> None:
         self.settings = configured.settings
         self.tables: dict[int, BotTable] = {table.bot_id: table for table in configured.tables}
         self.room = len(self.tables) + _MORE
         self._reread: Callable[[], Configured] | None = reread
-        self._hide = hide
+        self.redact = redact or Redaction([])  # every bot's secrets, of those that are gone, too
+        self.redact.hide(self.hidden)
         self._in_workers = configured.settings.in_processes
         self._loaded: dict[int, Loaded] = {}
         if not self._in_workers:
@@ -196,7 +198,7 @@ class Bots:
     async def _prepare(self, change: _Change) -> list[Running]:
         """Start what is new. TargetError, ChangeError: it does not start, and nothing of it is left."""
         for table in (*change.added, *change.changed):
-            self._hide(table.hidden)
+            self.redact.hide(table.hidden)
         if self._workers is not None:
             if not await self._workers.crew.renew(self._by_row(change)):
                 raise ChangeError("the new workers do not start")

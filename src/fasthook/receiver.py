@@ -358,10 +358,7 @@ class Receiver:
             received_at=update.received_at,
             error=error,
         )
-        account = self._account_of(update)
-        token = account.settings.token if account else None
-        if token and token in letter.traceback:  # libraries show the addresses they call
-            letter = replace(letter, traceback=letter.traceback.replace(token, "***"))
+        letter = replace(letter, traceback=self._without_tokens(letter.traceback))
         await self._dead.add(letter)
         self.counts.dead(reason)
         trace = error.trace.rstrip() if isinstance(error, Reported) else ""
@@ -371,6 +368,13 @@ class Receiver:
             update.update_id, update.kind, update.attempt, reason, there,
             exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
+
+    def _without_tokens(self, text: str) -> str:
+        """Libraries show the addresses they call, and a handler those of another bot, too."""
+        if self.bots:
+            return self.bots.redact(text)
+        token = self.settings.token
+        return text.replace(token, "***") if token else text
 
     def _reply(self, update: Update, result: Any) -> Awaitable[None] | None:
         """See to the Bot API method that a handler returned: None if it is done, else to be awaited."""

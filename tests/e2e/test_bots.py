@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ async def lifespan(app):
 async def handler(update):
     assert update.state == {"pool": 7}
     text = update["message"]["text"]
+    if text.startswith("leak "):
+        raise ValueError(text[5:])
     if text == "raise":
         raise ValueError("the bot is broken")
     if text in ("hang", "wait"):
@@ -311,6 +314,24 @@ def test_poison_in_one(serve: Callable[..., Server], bots: Bots, workers: str) -
     assert dead == [FIRST] * 40
     said = fasthook(bots.directory, "dead", "list", "--bot", str(SECOND), "--json")
     assert said.output == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_dead_letter_shows_no_bots_token(serve: Callable[..., Server], bots: Bots, workers: str) -> None:
+    """Nor that of a bot that has gone since."""
+    bots.write(table(FIRST), table(SECOND))
+    server = serve("--retries", "0", "--workers", workers)
+    assert post(server, FIRST, 1, f"leak its {token(SECOND)} and my {token(FIRST)}").status == 200
+    wait(lambda: fasthook(bots.directory, "dead", "list", "--json").output)
+    bots.write(table(FIRST))
+    reload(server)
+    assert post(server, FIRST, 2, f"leak its {token(SECOND)} and my {token(FIRST)}").status == 200
+    wait(lambda: fasthook(bots.directory, "dead", "list", "--json").output.count("\n") == 2)
+    assert server.stop() == 0
+    for number in ("1", "2"):
+        shown = json.loads(fasthook(bots.directory, "dead", "show", number, "--json").output)
+        assert "ValueError: its *** and my ***" in shown["traceback"]
+        assert "TEST-token" not in shown["traceback"]
 
 
 # ---------------------------------------------------------------- SIGHUP

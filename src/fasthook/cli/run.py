@@ -38,7 +38,7 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
         if several:
             file = config_file(config, os.environ)
             reread = lambda: configured(given, os.environ, file, target)  # noqa: E731
-            hook = Hook.of(None, settings, bots=Bots(found, reread=reread, hide=redact.hide))
+            hook = Hook.of(None, settings, bots=Bots(found, reread=reread, redact=redact))
         elif settings.in_processes:
             hook = Hook.of(None, settings, target=target)
         else:
