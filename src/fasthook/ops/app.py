@@ -57,9 +57,13 @@ class OpsServer:
 
     def _run(self) -> None:
         try:
+            from fasthook.ops.connection import LARGEST_HEAD, MOST, Connection
+
             config = uvicorn.Config(
                 application(self._health),
-                http="httptools",
+                http=Connection,
+                h11_max_incomplete_event_size=LARGEST_HEAD,
+                backlog=MOST,  # the loop takes so many in one turn
                 ws="none",
                 lifespan="off",
                 log_config=None,
