@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, cast
 
-from fasthook.frames import LARGEST_OUTCOME, FrameError, Kind, Reader, frame, unpack
+from fasthook.frames import FROM_WORKER, FrameError, Kind, Reader, frame, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import Lane
 from fasthook.ops.blocks import Blocks, Member
@@ -107,11 +107,12 @@ class Worker(asyncio.Protocol):
         self._crew = crew
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._reader = Reader(self._take, LARGEST_OUTCOME)
+        self._reader = Reader(self._take, FROM_WORKER)
         self._out: list[bytes] = []
         self._buffered = 0
         self._code: int | None = None
         self._lost = False
+        self._broken = False  # what it says is none of our frames any more
 
     def __repr__(self) -> str:
         return f"worker {self.number} (process {self.pid})"
@@ -168,13 +169,15 @@ class Worker(asyncio.Protocol):
         self._crew.owner.writable()
 
     def data_received(self, data: bytes) -> None:
-        self.silent = 0.0
-        self.quiet = False
+        if self._broken:
+            return
         try:
-            self._reader.feed(data)
+            if self._reader.feed(data):
+                self.silent = 0.0
+                self.quiet = False
         except FrameError as error:
-            log.error("%r: its socket is broken: %s", self, error)
-            self.kill("its socket was broken")
+            self._broken = True
+            self.kill(f"something else writes to its socket: {error}")
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind in (Kind.DONE, Kind.FAILED, Kind.BACK):
@@ -322,18 +325,20 @@ class Crew:
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
         """A worker says something about itself."""
         if kind == Kind.READY:
-            said = unpack(payload)
+            if worker.ready:
+                raise FrameError("it is ready twice")
+            said = unpack(Kind.READY, payload)
             self._learn(worker, said["token"], said["kinds"])
             if not worker.refused:
                 self._ready(worker, said["files"])
         elif kind == Kind.REFUSED:
-            said = unpack(payload)
+            said = unpack(Kind.REFUSED, payload)
             worker.files = said["files"]
             worker.refused = WorkersError(said["line"], said["code"], said["trace"])
         elif kind == Kind.ASKS:
             self.recycle(worker)
         elif kind == Kind.SOURCES:
-            self._watch(unpack(payload)["files"])
+            self._watch(unpack(Kind.SOURCES, payload)["files"])
 
     def _learn(self, worker: Worker, token: str | None, kinds: list[str] | None) -> None:
         """What the first worker knows of its bot; the others have to have the same token."""

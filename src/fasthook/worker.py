@@ -26,7 +26,7 @@ import orjson
 
 from fasthook._scan import restore
 from fasthook.dispatch import Dispatcher, HandlerTimeout
-from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
+from fasthook.frames import FROM_DOOR, HEAD, LARGEST_OUTCOME, UPDATE, FrameError, Kind, Reader, frame, pack
 from fasthook.handlers import Handler, Reply, StartError, Target, TargetError, adapt, complete, kinds_of, load
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
@@ -108,6 +108,8 @@ def _set_up(ours: socket.socket) -> SetUp | None:
         return None
     length, _, _ = HEAD.unpack(head)
     payload = ours.recv(length - HEAD.size, socket.MSG_WAITALL)
+    if len(payload) < length - HEAD.size:
+        return None
     made: SetUp = pickle.loads(payload)  # from the process that started this one
     return made
 
@@ -188,7 +190,7 @@ class _Work(asyncio.Protocol):
         self._in_answers = made.answers and settings.ack == "handled"
         self._kinds = kinds_of(target.value)
         self._loop = asyncio.get_running_loop()
-        self._reader = Reader(self._take, LARGEST)
+        self._reader = Reader(self._take, FROM_DOOR)
         self._out: list[bytes] = []
         self._replies: dict[Update, bytes] = {}
         self._files: set[str] = set()
@@ -243,7 +245,11 @@ class _Work(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
+        try:
+            self._reader.feed(data)
+        except FrameError as error:
+            log.error("something else reads from this worker's socket: %s", error)
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed.set_result(None)

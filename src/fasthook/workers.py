@@ -11,12 +11,13 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from struct import error as StructError
 from typing import Any
 
 import orjson
 
 from fasthook.crew import Crew, Worker
-from fasthook.frames import HEAD, UPDATE, Kind, unpack
+from fasthook.frames import HEAD, UPDATE, FrameError, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
 from fasthook.ops.blocks import Blocks
@@ -219,6 +220,8 @@ class Workers(Lanes):
     # ------------------------------------------------------------ from the workers
 
     def outcome(self, worker: Worker, kind: int, number: int, payload: bytes) -> None:
+        failure = Reported(**unpack(Kind.FAILED, payload)) if kind == Kind.FAILED else None
+        result = _returned(payload) if payload and failure is None else None
         lane = worker.in_hand.pop(number, None)
         if lane is None:
             return
@@ -226,23 +229,22 @@ class Workers(Lanes):
             worker.suspects -= 1
             worker.alone = False
         if kind == Kind.DONE:
-            if payload:
-                self._answer(lane, payload)
+            if result is not None:
+                self._answer(lane, result)
             else:
                 self._advance(lane)
             if worker.finished == 1:
                 self.crew.progress()
         elif kind == Kind.FAILED:
-            lane.first.failure = Reported(**unpack(payload))
+            lane.first.failure = failure
             self._begin(self._failed(lane))
         else:
             self._ready.appendleft(lane)
         if not self._awake and (self._ready or self._unplaced or worker.waiting or self._quarantine):
             self._wake()
 
-    def _answer(self, lane: Lane, payload: bytes) -> None:
+    def _answer(self, lane: Lane, result: Any) -> None:
         try:
-            result = unpacked(payload) if is_packed(payload) else orjson.loads(payload)
             sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
@@ -348,6 +350,14 @@ class Workers(Lanes):
         await self.crew.stop(0.0)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_BURIAL)
+
+
+def _returned(payload: bytes) -> Any:
+    """What a handler returned. FrameError: it cannot be told."""
+    try:
+        return unpacked(payload) if is_packed(payload) else orjson.loads(payload)
+    except (ValueError, TypeError, StructError) as error:
+        raise FrameError(f"a result that cannot be read: {error}") from None
 
 
 def _has_room(worker: Worker) -> bool:

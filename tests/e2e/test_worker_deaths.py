@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Server
 from e2e.steady import Steady, check_order, is_alive, kill_one, until, worker_pids
+from fasthook.frames import Kind, frame, pack
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
@@ -169,3 +171,40 @@ def test_a_bot_that_does_not_start_any_more_leaves_the_others(start: Start, bot:
     assert server.stop() == 0
     assert len(bot.handled) == 10
     assert len(server.find("does not start any more")) == 1
+
+
+BREAKS = """
+import struct
+import sys
+
+async def breaks(update):
+    if not os.path.exists("broken"):
+        open("broken", "w").close()
+        os.write(int(sys.argv[1]), bytes.fromhex(os.environ["WRITTEN"]))
+    done(update)
+"""
+WRITTEN = {
+    "a line": b"\n",
+    "no kind": frame(99),  # type: ignore[arg-type]
+    "a failure without words": frame(Kind.FAILED, 1, b"bad"),
+    "a result that is no JSON": frame(Kind.DONE, 1, b"bad"),
+    "files without a call": frame(Kind.DONE, 1, b"\0"),
+    "ready again": frame(Kind.READY, 0, pack({"files": [], "token": None, "kinds": None})),
+}
+
+
+@pytest.mark.parametrize("what", WRITTEN)
+def test_a_bot_that_writes_to_the_socket(start: Start, bot: Bot, what: str) -> None:
+    """The worker is replaced, with one line, and what it had in hand is handled."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(BREAKS)
+    env = {"WRITTEN": WRITTEN[what].hex()}
+    server = start("--secret", SECRET, "--workers", "2", target="bot:breaks", env=env)
+    for update_id in range(1, 21):
+        assert server.post(samples.update(update_id, chat_id=update_id % 3)).status == 200
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert {one.update_id for one in bot.handled} == set(range(1, 21))
+    assert not bot.dead
+    [line] = server.find("WARNING|ERROR|Traceback")
+    assert re.search(r"died: killed, because something else writes to its socket: .+; it had ", line.string)
