@@ -248,7 +248,7 @@ class Crew:
         self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
         self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
         self._settings = settings
-        self._told = SetUp(target, settings, answers, blocks.layout)
+        self._told = SetUp(target, settings, answers, blocks.layout, os.getpid())
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
         self._stopping = False

@@ -22,7 +22,6 @@ from fasthook.asgi import Hook
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
-from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
@@ -166,11 +165,7 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
         await server.serve(sockets=listeners.sockets)
     finally:
         notifier.stopping()
-        try:
-            await receiver.stop(stop.left())
-        except QueueError as error:
-            log.error("%s", error)
-            code = 1
+        code = await stop.end()
         if ops:
             await asyncio.to_thread(ops.stop)
         notifier.close()

@@ -14,10 +14,12 @@ from typing import Protocol
 
 from fasthook.asgi import Hook
 from fasthook.handlers import StartError, WorkersError
+from fasthook.handlers.ending import tell_end
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.state import StateError
 from fasthook.systemd import Notifier
+from fasthook.telegram.redact import redacted
 from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
@@ -73,6 +75,19 @@ class Stop:
         finally:
             self._starting = None
         return None
+
+    async def end(self) -> int:
+        """Drain, and stop the receiver; the exit code."""
+        try:
+            await self._hook.receiver.stop(self.left())
+        except QueueError as error:
+            log.error("%s", error)
+            return 1
+        except (Exception, SystemExit) as error:
+            with redacted(self._hook.settings.token):
+                tell_end(error)
+            return 1
+        return 0
 
     def left(self) -> float:
         """Seconds of the drain that are left."""

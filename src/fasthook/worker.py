@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 import sysconfig
+import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,6 +30,7 @@ from fasthook._scan import restore
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.frames import FROM_DOOR, HEAD, LARGEST_OUTCOME, UPDATE, FrameError, Kind, Reader, frame, pack
 from fasthook.handlers import Handler, Reply, StartError, Target, TargetError, adapt, complete, kinds_of, load
+from fasthook.handlers.ending import tell_end
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
 from fasthook.ops.beat import Beat
@@ -44,7 +47,7 @@ log = logging.getLogger("fasthook")
 THREADS = 32  # plain functions at once, if --concurrency allows as many
 _ORPHAN = 5.0  # seconds that an update may still take when the front door is gone
 _LONGEST_TRACE = 64 << 10  # characters of a traceback that are sent
-_LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
+_LOOK = 1.0  # seconds between looks for modules that were imported meanwhile, and for the door
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class SetUp:
     settings: Settings
     answers: bool
     layout: Layout
+    door: int  # the process that waits for this one
     learnt: bool = False
     name: str = ""  # in the log
     block: Path | None = None  # of what it counts
@@ -85,6 +89,7 @@ def main() -> int:
     made = _set_up(ours)
     if made is None:
         return 0  # the door is gone already
+    threading.Thread(target=_watch_door, args=(made.door,), name="fasthook-door", daemon=True).start()
     settings = made.settings
     redact = set_up(settings, made.name)
     try:
@@ -112,6 +117,13 @@ def _set_up(ours: socket.socket) -> SetUp | None:
         return None
     made: SetUp = pickle.loads(payload)  # from the process that started this one
     return made
+
+
+def _watch_door(door: int) -> None:
+    """End this process a while after the door has, whatever the loop does then, and the import, and the lifespan."""
+    while os.getppid() == door:
+        time.sleep(_LOOK)
+    faulthandler.dump_traceback_later(2 * _ORPHAN, exit=True)
 
 
 def _counts(made: SetUp) -> Counts:
@@ -157,27 +169,42 @@ def _complete(value: Any, made: SetUp) -> Settings:
 async def _serve(ours: socket.socket, made: SetUp, target: Target, handler: Handler, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
     settings = made.settings
-    async with contextlib.AsyncExitStack() as scope:
-        try:
-            state = None
-            if target.lifespan:
-                from fasthook.asgi import Hook
+    scope = contextlib.AsyncExitStack()
+    try:
+        state = None
+        if target.lifespan:
+            from fasthook.asgi import Hook
 
-                app = Hook.of(target.value, settings, lifespan=target.lifespan)
-                state = await scope.enter_async_context(target.lifespan(app))
-            await handler.start()
-        except StartError as error:
-            raise Refused(str(error), 1, None) from None
-        except Exception as error:
-            raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
-        scope.push_async_callback(handler.stop)
-        work = _Work(made, target, handler, state, counts)
-        await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
-        work.start()
-        seconds = await work.leaves
-        await work.end(seconds)
+            app = Hook.of(target.value, settings, lifespan=target.lifespan)
+            state = await scope.enter_async_context(target.lifespan(app))
+        await handler.start()
+    except (Exception, SystemExit) as error:
+        await _close(scope)
+        raise _refusal(error) from None
+    scope.push_async_callback(handler.stop)
+    work = _Work(made, target, handler, state, counts)
+    await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
+    work.start()
+    seconds = await work.leaves
+    await work.end(seconds)
+    await _close(scope)
     await work.close()
     return handler.running + work.dispatcher.stuck
+
+
+async def _close(scope: contextlib.AsyncExitStack) -> None:
+    try:
+        await scope.aclose()
+    except (Exception, SystemExit) as error:
+        tell_end(error)
+
+
+def _refusal(error: BaseException) -> Refused:
+    if isinstance(error, StartError):
+        return Refused(str(error), 1, None)
+    if isinstance(error, SystemExit):
+        return Refused(f"the bot does not start: its lifespan calls sys.exit({error.code!r})", 1, None)
+    return Refused(f"the bot does not start: {one_line(error)}", 1, error)
 
 
 class _Work(asyncio.Protocol):
@@ -234,7 +261,6 @@ class _Work(asyncio.Protocol):
         for timer in self._timers.values():
             timer.cancel()
         self._beat.stop()
-        faulthandler.cancel_dump_traceback_later()
         self._flush()
         self._transport.close()
         await self._closed
@@ -331,6 +357,8 @@ class _Work(asyncio.Protocol):
 
     def _watch(self) -> None:
         """End this process if its loop is blocked for long. The door does that earlier, while there is one."""
+        if self._closed.done():
+            return  # it has less time now
         faulthandler.dump_traceback_later(2 * self._settings.worker_timeout + _ORPHAN, exit=True)
         self._later(min(self._settings.worker_timeout / 2, 10.0), self._watch)
 

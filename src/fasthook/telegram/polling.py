@@ -18,7 +18,6 @@ from fasthook.asgi import Hook
 from fasthook.listeners import Listeners, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
-from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
@@ -253,11 +252,7 @@ async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, tak
         poller.stop()
     finally:
         notifier.stopping()
-        try:
-            await receiver.stop(stop.left())
-        except QueueError as error:
-            log.error("%s", error)
-            code = 1
+        code = await stop.end()
         if ops:
             await asyncio.to_thread(ops.stop)
         notifier.close()
