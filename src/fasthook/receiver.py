@@ -91,6 +91,7 @@ class Receiver:
         self._tasks: set[asyncio.Future[None]] = set()
         self._value = value
         self._registration: asyncio.Task[None] | None = None
+        self.blocks = Blocks(None, Layout(paths=1))  # of nobody, until `start` opens the server's
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
         self._control: Control | None = None
 

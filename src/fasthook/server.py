@@ -60,8 +60,9 @@ def _counted(most: int) -> type[ssl.SSLObject]:
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers, ours drain first, and with a limit and a deadline for TLS handshakes."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, serves: Callable[[], None]) -> None:
         super().__init__(config)
+        self._serves = serves  # told when connections are taken
         self._handshake = settings.header_timeout
         self._room = descriptors.room(settings.max_connections)
         self._watch = descriptors.Watch()
@@ -90,6 +91,7 @@ class _Uvicorn(uvicorn.Server):
             for listener in sockets or ()
         ]
         self.started = True
+        self._serves()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -146,30 +148,29 @@ def open_ops(settings: Settings) -> Listeners:
 
 
 async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, notifier: Notifier) -> int:
-    settings, receiver = hook.settings, hook.receiver
-    server = _Uvicorn(_config(hook), settings)
-    health = Health(receiver, lambda: len(server.server_state.connections))
-    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
+    def serves() -> None:
+        health.starting = False
+        ops.hurry()
+        announce(hook.settings, listeners, ops_listeners)
+        notifier.ready()
+        if ops_listeners.trouble:
+            log.warning("%s", ops_listeners.trouble)
+
+    server = _Uvicorn(_config(hook), hook.settings, serves)
+    health = Health(hook.receiver, lambda: len(server.server_state.connections))
     stop = Stop(hook, server, health, notifier)
-    code = await stop.begin()
-    if code is not None:
-        return code
-    announce(hook.settings, listeners, ops_listeners)
-    notifier.ready()
-    if ops_listeners.trouble:
-        log.warning("%s", ops_listeners.trouble)
-    if ops:
-        ops.start()
-    code = 0
-    try:
-        await server.serve(sockets=listeners.sockets)
-    finally:
-        notifier.stopping()
-        code = await stop.end()
-        if ops:
-            await asyncio.to_thread(ops.stop)
-        notifier.close()
-        await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
+    async with OpsServer(ops_listeners.sockets, health) as ops:
+        code = await stop.begin()
+        if code is not None:
+            return code
+        code = 0
+        try:
+            await server.serve(sockets=listeners.sockets)
+        finally:
+            notifier.stopping()
+            code = await stop.end()
+            notifier.close()
+            await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
     if stop.failure:
         raise stop.failure
     if stop.signals > 1:

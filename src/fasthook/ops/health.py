@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fasthook.receiver import Receiver
 
 #: Every reason there is for not being ready; the codes stay what they are.
-CODES = ("stopping", "queue_unwritable", "queue_high", "loop_blocked", "no_worker")
+CODES = ("starting", "stopping", "queue_unwritable", "queue_high", "loop_blocked", "no_worker")
 
 _HIGH_WATER = 0.9  # of --queue-size under `memory:`, of --journal-max under `journal:`
 _BLOCKED = 5.0  # seconds
@@ -31,13 +31,18 @@ class Health:
     def __init__(self, receiver: Receiver, connections: Callable[[], int]) -> None:
         self.receiver = receiver
         self.connections = connections
+        self.starting = True  # until the server serves
         self.stopping = False  # set as soon as a signal says so, before anything else happens
 
     def reasons(self) -> list[Reason]:
         """Why the server is not ready; empty if it is."""
         receiver, found = self.receiver, []
-        if self.stopping or not receiver.running:
+        if self.starting:
+            found.append(Reason("starting", "the server is starting"))
+        if self.stopping or not (self.starting or receiver.running):
             found.append(Reason("stopping", "the server is stopping"))
+        if self.starting:
+            return found
         queue = receiver.queue
         trouble = queue.trouble
         if trouble is not None:

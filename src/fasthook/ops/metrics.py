@@ -48,7 +48,8 @@ class _Collector(Collector):
     def __init__(self, health: Health) -> None:
         self._health = health
         self._receiver = health.receiver
-        self._layout = health.receiver.blocks.layout
+        self._blocks = health.receiver.blocks  # another's, when the start has come so far
+        self._layout = self._blocks.layout
         self._bots = (str(health.receiver.settings.bot_id),)  # in the order of their rows
 
     def describe(self) -> list[Metric]:
@@ -56,10 +57,11 @@ class _Collector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        total = self._receiver.blocks.total()
+        total = self._blocks.total()
         yield from self._door(total)
         yield from self._handling(total)
-        yield from self._queue(total)
+        if not self._health.starting:
+            yield from self._queue(total)
         yield from self._processes(total)
         yield from self._state()
 
@@ -117,7 +119,7 @@ class _Collector(Collector):
             _FINE,
         )
         in_flight = sum(
-            member.stats.counter(self._layout.in_flight) for member in self._receiver.blocks.members
+            member.stats.counter(self._layout.in_flight) for member in self._blocks.members
         )  # of those that live
         yield GaugeMetricFamily("fasthook_in_flight", "Updates in handlers now.", value=in_flight)
         yield CounterMetricFamily(
@@ -158,14 +160,14 @@ class _Collector(Collector):
         )
         cpu = CounterMetricFamily("fasthook_process_cpu_seconds", "CPU time, user and system.", labels=["process"])
         memory = GaugeMetricFamily("fasthook_process_resident_memory_bytes", "Memory in use.", labels=["process"])
-        for member in self._receiver.blocks.members:
+        for member in self._blocks.members:
             blocked.add_metric([member.name], member.blocked())
             used = _process(member.pid)
             if used is not None:
                 cpu.add_metric([member.name], used[0])
                 memory.add_metric([member.name], used[1])
         yield CounterMetricFamily(
-            "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._receiver.blocks.restarts
+            "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._blocks.restarts
         )
         yield blocked
         yield cpu
