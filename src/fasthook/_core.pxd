@@ -65,6 +65,17 @@ cdef class Handling:
     cpdef void started(self, Admitted update, double since, double now)
     cpdef double ended(self, Admitted update, double began, int outcome)
 
+cdef class Shares:
+    cdef readonly Py_ssize_t size
+    cdef readonly Py_ssize_t each
+    cdef readonly frozenset bots
+    cdef Py_ssize_t _open, _borrowed
+    cdef dict _taken
+    cpdef bint has_room(self, bot)
+    cpdef bint take(self, bot)
+    cpdef void force(self, bot)
+    cpdef void leave(self, bot)
+
 cdef class Verdict:
     cdef readonly int code
     cdef readonly str name
@@ -94,6 +105,8 @@ cdef class Gate:
     cdef public bint joins_done
     cdef public bint answers_later
     cdef readonly int64_t generation
+    cdef readonly Shares shares
+    cdef readonly dict rows
     cdef dict _routes
     cdef Py_ssize_t _rows
     cdef type _update

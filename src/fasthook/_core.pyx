@@ -564,6 +564,71 @@ cdef class Handling:
         return now * 1e-9
 
 
+# ---------------------------------------------------------------- several bots
+
+@cython.final
+cdef class Shares:
+    """Divides `size` places among bots: `each` has as many for itself alone, the others are for who comes first.
+
+    Half of the places are divided in equal parts. A bot that is not, or no more, among `bots` gets no place; those that
+    it has count until it leaves them. ValueError: there are more bots than places.
+    """
+
+    def __cinit__(self, size: int, bots: Iterable[int]):
+        self.size = size
+        self._taken = {}
+        self.set_bots(bots)
+
+    def set_bots(self, bots: Iterable[int]) -> None:
+        """Divide among these from now on. ValueError: they are more than the places."""
+        cdef Py_ssize_t taken
+        among = frozenset(bots)
+        if len(among) > self.size:
+            raise ValueError(f"{len(among)} bots cannot share {self.size} places")
+        self.bots = among
+        self.each = max(1, self.size // (2 * len(among))) if among else 0
+        self._open = self.size - self.each * len(among)
+        self._borrowed = 0
+        for bot, taken in self._taken.items():
+            self._borrowed += max(0, taken - (self.each if bot in among else 0))
+
+    def taken(self, bot: int) -> int:
+        """How many places a bot has."""
+        return self._taken.get(bot, 0)
+
+    cpdef bint has_room(self, bot):
+        """Whether a bot may have one more."""
+        if bot not in self.bots:
+            return False
+        return self._borrowed < self._open or <Py_ssize_t>self._taken.get(bot, 0) < self.each
+
+    cpdef bint take(self, bot):
+        """Give a bot one more. False: it may not have it."""
+        if not self.has_room(bot):
+            return False
+        self.force(bot)
+        return True
+
+    cpdef void force(self, bot):
+        """Give a bot one more, whether it may have it or not."""
+        cdef Py_ssize_t taken = self._taken.get(bot, 0)
+        if taken >= self.each or bot not in self.bots:
+            self._borrowed += 1
+        self._taken[bot] = taken + 1
+
+    cpdef void leave(self, bot):
+        """A bot has one less."""
+        cdef Py_ssize_t taken = self._taken.get(bot, 0)
+        if taken == 0:
+            return
+        if taken > self.each or bot not in self.bots:
+            self._borrowed -= 1
+        if taken == 1:
+            del self._taken[bot]
+        else:
+            self._taken[bot] = taken - 1
+
+
 # ---------------------------------------------------------------- the gate
 
 #: Each verdict's name, status, reason phrase, whether it closes the connection, and what a person reads.
@@ -695,11 +760,11 @@ cdef class Gate:
     of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind, then the updates that
     were known. With `answers_later` a door counts the verdict on what it was given an update for, when it is known.
     `auth`: buckets of callers whose secret was wrong, None: no limit. `chats`: buckets of chats, None: no limit.
-    `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
+    `shares`: divides the room among several bots. `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
     """
 
     def __cinit__(self, DedupRing ring not None, Stats stats not None, *, TokenBuckets auth = None,
-                  TokenBuckets chats = None, max_body: int = 1048576, update: type = Admitted):
+                  TokenBuckets chats = None, max_body: int = 1048576, update: type = Admitted, Shares shares = None):
         if not issubclass(update, Admitted):
             raise TypeError("update must be derived from Admitted")
         if stats.counters < COUNTERS_PER_ROW:
@@ -709,6 +774,8 @@ cdef class Gate:
         self.auth = auth
         self.chats = chats
         self.max_body = max_body
+        self.shares = shares
+        self.rows = {}
         self._update = update
         self._routes = {}
 
@@ -718,14 +785,18 @@ cdef class Gate:
         return COUNTERS_PER_ROW * (1 + paths)
 
     def add(self, path: bytes, bot_id: int, secrets: tuple[bytes, ...]) -> Route:
-        """Open a hook path. ValueError if it is taken, or if the statistics have no row left for it."""
-        row = self._rows + 1
+        """Open a hook path. ValueError if it is taken, or if the statistics have no row left for it.
+
+        A bot that had a path before goes on counting in its row: `rows` has that of each bot.
+        """
+        row = self.rows.get(bot_id, self._rows + 1)
         if path in self._routes:
             raise ValueError(f"two hooks on one path: {path.decode('latin-1')}")
         if self.stats.counters < COUNTERS_PER_ROW * (row + 1):
             raise ValueError("no row left in the statistics")
         route = self._routes[path] = Route(path, bot_id, secrets, row)
-        self._rows = row
+        self.rows[bot_id] = row
+        self._rows = max(self._rows, row)
         self.generation += 1
         return route
 
@@ -819,11 +890,17 @@ cdef class Gate:
                 self.ring._release(route.bot_id, found.update_id)
                 self._count(route.row, DRAINING)
                 return _draining[found.kind]
+            if self.shares is not None and not self.shares.take(route.bot_id):
+                self.ring._release(route.bot_id, found.update_id)
+                self._count(route.row, BUSY)
+                return _busy[found.kind]
             # after the room: an update that gets 503 comes again, and must not have paid for it
             if self.chats is not None and found.has_chat and self.chats._take(
                 mix(<uint64_t>route.bot_id, <uint64_t>found.chat_id), now
             ):
                 self.ring._settle(route.bot_id, found.update_id)
+                if self.shares is not None:
+                    self.shares.leave(route.bot_id)
                 return self._refuse(route, FLOOD)
             if not self.answers_later:
                 self._count(route.row, ACCEPTED)
@@ -854,8 +931,21 @@ cdef class Gate:
 
     def settle(self, update: Admitted) -> bool:
         """The update is done with: its id is a duplicate from now on. False if it was not in flight."""
-        return self.ring._settle(update.bot_id, update.update_id)
+        cdef bint was = self.ring._settle(update.bot_id, update.update_id)
+        if was and self.shares is not None:
+            self.shares.leave(update.bot_id)
+        return was
 
     def release(self, update: Admitted) -> bool:
         """The update was not taken after all: its id is new again. False if it was not in flight."""
-        return self.ring._release(update.bot_id, update.update_id)
+        cdef bint was = self.ring._release(update.bot_id, update.update_id)
+        if was and self.shares is not None:
+            self.shares.leave(update.bot_id)
+        return was
+
+    def claim(self, update: Admitted) -> int:
+        """Put an update from before this start in flight, whatever room its bot has: what `DedupRing.claim` says."""
+        cdef Claim claim = self.ring._claim(update.bot_id, update.update_id)
+        if claim == NEW and self.shares is not None:
+            self.shares.force(update.bot_id)
+        return claim

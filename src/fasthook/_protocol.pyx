@@ -120,7 +120,7 @@ cdef class Edge:
         self.max_target = settings.max_target
         self.delayed = []
         self.remember = receiver.remember_heads
-        self.access = AccessLog(settings) if settings.access_log else None
+        self.access = AccessLog(lambda: receiver.hidden) if settings.access_log else None
         self.times[OPENING] = self.times[HEAD] = settings.header_timeout
         self.times[BODY] = settings.body_timeout
         self.times[IDLE] = settings.keep_alive

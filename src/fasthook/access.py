@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from fasthook._core import Verdict
 from fasthook._scan import Admitted
-from fasthook.settings import Settings
 
 log = logging.getLogger("fasthook.access")
 
@@ -15,12 +15,11 @@ log = logging.getLogger("fasthook.access")
 class AccessLog:
     """Writes `ADDRESS METHOD PATH STATUS VERDICT`, with `-` for what is not known.
 
-    The path comes without its query, and with `***` where it holds a secret or the token.
+    The path comes without its query, and with `***` where it holds what `hidden` says: secrets and tokens.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        token = (settings.token or "").partition(":")[2]
-        self._hidden = [part for part in (token, *(secret.decode() for secret in settings.valid_secrets)) if part]
+    def __init__(self, hidden: Callable[[], Sequence[str]]) -> None:
+        self._hidden = hidden
 
     def __call__(
         self,
@@ -41,7 +40,8 @@ class AccessLog:
 
     def _shown(self, path: bytes | None) -> str:
         shown = (path or b"-").partition(b"?")[0].decode("latin-1")
-        for part in self._hidden:
+        hidden = self._hidden()
+        for part in hidden:
             shown = shown.replace(part, "***")
         plain = unquote(shown)
-        return "***" if any(part in plain for part in self._hidden) else shown
+        return "***" if any(part in plain for part in hidden) else shown

@@ -10,7 +10,7 @@ import os
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasthook._asgi import Door, Waiter
 from fasthook._core import CODES, Verdict
@@ -20,6 +20,9 @@ from fasthook.ops.blocks import Layout
 from fasthook.receiver import Receiver
 from fasthook.settings import Settings, SettingsError, load
 from fasthook.telegram.networks import caller
+
+if TYPE_CHECKING:
+    from fasthook.bots import Bots
 
 log = logging.getLogger("fasthook")
 
@@ -65,10 +68,12 @@ class Hook:
         *,
         lifespan: Callable[[Any], Any] | None = None,
         target: str | None = None,
+        bots: Bots | None = None,
     ) -> Hook:
-        """A hook with settings that are already made. `target`: of a handler that runs in worker processes."""
+        """A hook with settings that are already made. `target`: of a handler that runs in worker processes. `bots`:
+        several, in place of one handler."""
         hook = cls.__new__(cls)
-        hook._set_up(handler, settings, lifespan, shared=False, target=target)
+        hook._set_up(handler, settings, lifespan, shared=False, target=target, bots=bots)
         return hook
 
     def _set_up(
@@ -79,12 +84,16 @@ class Hook:
         *,
         shared: bool,
         target: str | None = None,
+        bots: Bots | None = None,
     ) -> None:
         settings = complete(handler, settings)
-        self.receiver = Receiver(handler, settings, lifespan=lifespan, app=self, shared=shared, target=target)
+        self.receiver = Receiver(
+            handler, settings, lifespan=lifespan, app=self, shared=shared, target=target, bots=bots
+        )
+        if bots:
+            bots.app = self
         self._door = Door(settings)
-        self._logs = settings.access_log
-        self._access: AccessLog | None = None  # made when the token is known
+        self._access = AccessLog(lambda: self.receiver.hidden) if settings.access_log else None
         self._started: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -127,7 +136,7 @@ class Hook:
             waiter = Waiter()
             receiver.reject(judged, raw, waiter)
             verdict = await waiter.future
-        if self._logs:
+        if self._access is not None:
             self._log(scope, verdict, judged.bot_id, update, came)
         headers = _without_connection(verdict) if scope["http_version"] in _HTTP_2 else verdict.headers
         await send({"type": "http.response.start", "status": verdict.status, "headers": [*headers]})
@@ -136,7 +145,7 @@ class Hook:
 
     async def _refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
         """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
-        if self._logs:
+        if self._access is not None:
             self._log(scope, verdict, None, None, came)
         version = scope["http_version"]
         headers = [*(_without_connection(verdict) if version in _HTTP_2 else verdict.headers)]
@@ -206,8 +215,7 @@ class Hook:
     # ------------------------------------------------------------ a request
 
     def _log(self, scope: Scope, verdict: Verdict, bot: int | None, update: Any, came: int) -> None:
-        if self._access is None:
-            self._access = AccessLog(self.settings)
+        assert self._access is not None
         address = scope["client"][0] if scope.get("client") else None
         if (trusted := self.settings.trusted_proxy) is not None:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol, cast
 
+from fasthook._core import Shares
+from fasthook.bottables import BotTable
 from fasthook.frames import FROM_WORKER, FrameError, Kind, Reader, frame, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import Lane
@@ -75,6 +77,14 @@ class Owner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Renewal:
+    """A reload with other bots. `took_over`: whether the new workers did, when it is known."""
+
+    bots: Mapping[int, BotTable]
+    took_over: asyncio.Future[bool]
+
+
 class Worker(asyncio.Protocol):
     """A worker process as the door sees it: its socket, and what it has in hand.
 
@@ -90,7 +100,8 @@ class Worker(asyncio.Protocol):
         self.ready = self.retired = False
         self.closed = False  # gets nothing new
         self.in_hand: dict[int, Lane] = {}
-        self.waiting: deque[Lane] = deque()  # of chats that belong to it, while it has no room
+        self.waiting: dict[int, deque[Lane]] = {}  # by bot, of chats that belong to it, while it has no room
+        self.shares: Shares | None = None  # of its window, where there are several bots
         self.suspects = 0  # in hand, of those that were in hand when another died
         self.alone = False  # what it has in hand may have nothing beside it
         self.given = 0
@@ -241,14 +252,25 @@ class Crew:
     A worker that dies is replaced; one that is retired finishes and leaves when its successor is ready.
     """
 
-    def __init__(self, owner: Owner, target: str, settings: Settings, blocks: Blocks, *, answers: bool) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        target: str,
+        settings: Settings,
+        blocks: Blocks,
+        *,
+        answers: bool,
+        bots: tuple[BotTable, ...] = (),
+    ) -> None:
         self.owner = owner
         self._blocks = blocks
         self.members: list[Worker] = []
         self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
         self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
         self._settings = settings
-        self._told = SetUp(target, settings, answers, blocks.layout, os.getpid())
+        self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
+        self._wanted: _Renewal | None = None  # for the next reload
+        self._renewal: _Renewal | None = None  # of the one under way
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
         self._stopping = False
@@ -279,11 +301,14 @@ class Crew:
 
     # ------------------------------------------------------------ start
 
-    def _spawn(self, replaces: Worker | None = None) -> Worker:
+    def _spawn(self, replaces: Worker | None = None, renewal: _Renewal | None = None) -> Worker:
+        told = replace(self._told, bots=renewal.bots) if renewal else self._told
         concurrency, most = self._settings.concurrency, self._settings.max_requests
         taken = {one.number for one in self.members}
         number = next(number for number in itertools.count(1) if number not in taken)
         worker = Worker(self, number, concurrency + max(1, min(16, concurrency // 8)), replaces)
+        if told.bots:
+            worker.shares = Shares(worker.window, (table.bot_id for table in told.bots.values()))
         if most is not None:
             worker.limit = most - random.randrange(most // 10 + 1)
         ours, theirs = socket.socketpair()
@@ -300,7 +325,7 @@ class Crew:
         worker.counts = self._add_block(worker)
         self.members.append(worker)
         threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
-        self._begin(self._connect(worker, ours))
+        self._begin(self._connect(worker, ours, told))
         return worker
 
     def _add_block(self, worker: Worker) -> Member | None:
@@ -315,11 +340,11 @@ class Crew:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(worker.exited, code)
 
-    async def _connect(self, worker: Worker, ours: socket.socket) -> None:
+    async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: worker, sock=ours)
         counts = worker.counts
-        made = replace(self._told, name=worker.name, block=counts.file if counts else None)
+        made = replace(told, name=worker.name, block=counts.file if counts else None)
         worker.send(Kind.SET_UP, pickle.dumps(made))
 
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
@@ -467,6 +492,9 @@ class Crew:
     async def stop(self, seconds: float) -> None:
         """Tell all to leave, with so many seconds for what they have in hand; kill who does not."""
         self._stopping = True
+        self._end_renewal(False)
+        self._renewal, self._wanted = self._wanted, None
+        self._end_renewal(False)
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -524,8 +552,24 @@ class Crew:
             return
         log.info("reloading: %d new workers start", self._settings.workers)
         self._reloading = []
+        self._renewal, self._wanted = self._wanted, None
         for _ in range(self._settings.workers):
-            self._reloading.append(self._spawn())
+            self._reloading.append(self._spawn(renewal=self._renewal))
+
+    async def renew(self, bots: Mapping[int, BotTable]) -> bool:
+        """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""
+        if self._stopping:
+            return False
+        self._wanted = wanted = _Renewal(bots, self._loop.create_future())
+        self.reload()
+        return await wanted.took_over
+
+    def _end_renewal(self, took_over: bool) -> None:
+        renewal, self._renewal = self._renewal, None
+        if renewal and took_over:
+            self._told = replace(self._told, bots=renewal.bots)
+        if renewal and not renewal.took_over.done():  # nobody waits any more
+            renewal.took_over.set_result(took_over)
 
     def recycle(self, worker: Worker) -> None:
         """Replace one worker: its successor starts first."""
@@ -544,6 +588,7 @@ class Crew:
             self.owner.joined(worker)
         for worker in old:
             self.retire(worker)
+        self._end_renewal(True)
         log.info("reloaded: workers %s take over", ", ".join(str(worker.number) for worker in new))
         self._end_reload()
 
@@ -554,6 +599,7 @@ class Crew:
             if one in self.members:
                 self.retire(one, 0.0)
         self._watch(worker.files)
+        self._end_renewal(False)
         self._end_reload()
 
     def _end_reload(self) -> None:

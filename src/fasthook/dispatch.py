@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from fasthook._core import OUTCOMES, Handling
 from fasthook.lanes import GaveUp, Lanes
@@ -22,6 +22,14 @@ Call = Callable[[Update], Awaitable[Any]]
 _SLICE = 0.005  # seconds that a runner keeps the loop to itself
 _BURIAL = 10.0  # seconds that a stop waits for dead letters being written
 _HANDLED, _FAILED, _TIMEOUT, _STOPPED = (OUTCOMES.index(name) for name in ("handled", "failed", "timeout", "stopped"))
+
+
+class Runs(Protocol):
+    """Counts the runs of handlers, as `Handling` does."""
+
+    def started(self, update: Update, since: float, now: float) -> None: ...
+
+    def ended(self, update: Update, began: float, outcome: int) -> float: ...
 
 
 class HandlerTimeout(TimeoutError):
@@ -47,18 +55,18 @@ class _Runner:
 class Dispatcher(Lanes):
     """Lanes whose updates are handled here.
 
-    `call`: the handler. `concurrency`: updates in handlers at once. `timeout`: seconds before a handler is cancelled.
-    `handling`: counts the runs. `policy`: what `Lanes` takes.
+    `call`: the handler. `concurrency`: updates in handlers at once; with `turns`, its shares say it. `timeout`: seconds
+    before a handler is cancelled. `handling`: counts the runs. `policy`: what `Lanes` takes.
     """
 
     def __init__(
-        self, call: Call, *, concurrency: int, timeout: float, handling: Handling | None = None, **policy: Any
+        self, call: Call, *, concurrency: int, timeout: float, handling: Runs | None = None, **policy: Any
     ) -> None:
         super().__init__(**policy)
         self._call = call
         self._concurrency = concurrency
         self._timeout = timeout
-        self._handling = handling or Handling.alone()
+        self._handling: Runs = handling or Handling.alone()
         self._runners: set[_Runner] = set()  # of them `_awake` will look at the ready lanes by themselves
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
@@ -86,7 +94,7 @@ class Dispatcher(Lanes):
                 self._parked.set_result(None)
             self._parked = None
             self._awake += 1
-        elif self._ready and len(self._runners) < self._concurrency and not self._stopped:
+        elif self._ready and not self._stopped and (len(self._runners) < self._concurrency or self._turns is not None):
             runner = _Runner()
             self._runners.add(runner)
             self._awake += 1
@@ -123,7 +131,7 @@ class Dispatcher(Lanes):
         self._awake -= 1
         clean, task = contextvars.copy_context(), asyncio.current_task()
         assert task is not None
-        ready, call, timeout = self._ready, self._call, self._timeout
+        ready, call, timeout, turns = self._ready, self._call, self._timeout, self._turns
         started, ended = self._handling.started, self._handling.ended
         now = monotonic()
         pause = now + _SLICE
@@ -165,6 +173,8 @@ class Dispatcher(Lanes):
                 if delivery.failure is not None:
                     await self._failed(lane)
                 now = monotonic()
+            if turns is not None:
+                turns.left(lane)
             runner.replying = False
             if task.cancelling() or contextvars.copy_context() != clean:
                 return False  # the handler left something in its task or its context: the next one gets fresh ones

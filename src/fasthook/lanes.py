@@ -11,10 +11,11 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from fasthook.queues import Delivery
+from fasthook.turns import Turns
 from fasthook.update import Update, fields
 from fasthook.wording import one_line
 
@@ -55,10 +56,19 @@ class Lane:
     waiting: deque[Delivery] | None = None
     timer: asyncio.TimerHandle | None = None  # runs out when the next try is due
     worker: Any = None  # the process that has the chat, if processes handle the updates
+    bot = 0  # whose chat it is, where there are several bots
 
     def __init__(self, key: object, first: Delivery) -> None:
         self.key = key
         self.first = first
+
+
+class BotsLane(Lane):
+    """One of several bots'."""
+
+    def __init__(self, key: object, first: Delivery) -> None:
+        super().__init__(key, first)
+        self.bot = first.update.bot_id
 
 
 class Lanes(abc.ABC):
@@ -69,7 +79,7 @@ class Lanes(abc.ABC):
     `settled`: told of each delivery that is done with, handled or buried. `hand_back`: asked of each failure that is
     worth another try; True if somebody else will try. `retries`: tries after the first. `ordered`: False gives up the
     order within a chat. `retried`: told of each failure after which the update is tried again. `tried`: told
-    of each update that waits for its next try here.
+    of each update that waits for its next try here. `turns`: of several bots.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class Lanes(abc.ABC):
         first_retry: float = _FIRST_RETRY,
         retried: Callable[[], None] = lambda: None,
         tried: Callable[[Delivery], None] = lambda delivery: None,
+        turns: Turns | None = None,
     ) -> None:
         self._reply = reply
         self._bury = bury
@@ -95,7 +106,9 @@ class Lanes(abc.ABC):
         self._retried = retried
         self._tried = tried
         self._lanes: dict[object, Lane] = {}
-        self._ready: deque[Lane] = deque()
+        self._turns = turns
+        self._lane = Lane if turns is None else BotsLane
+        self._ready: deque[Lane] | Turns = deque() if turns is None else turns
         self._awake = 0  # how many will look at the ready lanes by themselves
         self._stopped = True  # until `start`, and again from the end of a drain
         self._draining = False
@@ -113,7 +126,7 @@ class Lanes(abc.ABC):
         key = delivery.update.lane if self._ordered else delivery
         lane = self._lanes.get(key)
         if lane is None:
-            self._lanes[key] = lane = Lane(key, delivery)
+            self._lanes[key] = lane = self._lane(key, delivery)
             self._ready.append(lane)
             if not self._awake:
                 self._wake()
@@ -126,7 +139,20 @@ class Lanes(abc.ABC):
     def oldest(self) -> float | None:
         """When the oldest update that is not settled was received, s since the epoch. Any thread may ask."""
         lanes = list(self._lanes.values())  # one step for the interpreter
+        if self._turns is not None:
+            lanes = [lane for lane in lanes if lane.bot in self._turns.bots]
         return min((lane.first.update.received_at for lane in lanes), default=None)
+
+    def set_bots(self, bots: Iterable[int]) -> None:
+        """From now on there are these bots; updates of others wait, those in hand go on."""
+        assert self._turns is not None
+        self._turns.set_bots(bots)
+        if not self._awake:
+            self._wake()
+
+    def has_in_hand(self, bot: int) -> bool:
+        """Whether a handler has an update of this bot."""
+        return any(in_hand and delivery.update.bot_id == bot for delivery, in_hand in self.deliveries())
 
     def deliveries(self) -> Iterator[tuple[Delivery, bool]]:
         """All that were submitted and aren't settled; True with those that a handler has, or had and is not yet done
@@ -169,7 +195,7 @@ class Lanes(abc.ABC):
         What was not settled, in order within each chat.
         """
         self._draining = True
-        if self._lanes and not self._hurried:
+        if not self._is_empty() and not self._hurried:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), seconds)
         await self._stop()
@@ -177,6 +203,10 @@ class Lanes(abc.ABC):
             if lane.timer:
                 lane.timer.cancel()
         return self._left()
+
+    def _is_empty(self) -> bool:
+        """There is nothing that could be handled."""
+        return len(self._lanes) == (0 if self._turns is None else self._turns.shut_out)
 
     def hurry(self) -> None:
         """End a drain, under way or to come: what isn't handled by now is left."""
@@ -224,8 +254,8 @@ class Lanes(abc.ABC):
             self._ready.append(lane)
         else:
             del self._lanes[lane.key]
-            if self._draining and not self._lanes:
-                self._empty.set()
+        if self._draining and self._is_empty():
+            self._empty.set()
 
     async def _failed(self, lane: Lane) -> None:
         """The first update of a lane has `failure` set: try it again later, or bury it. Meanwhile the lane waits."""
@@ -271,6 +301,8 @@ class Lanes(abc.ABC):
     def _again(self, lane: Lane) -> None:
         lane.timer = None
         self._ready.append(lane)
+        if self._draining and self._is_empty():
+            self._empty.set()
         if not self._awake:
             self._wake()
 

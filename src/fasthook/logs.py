@@ -40,13 +40,13 @@ _SHORTEST = 4  # a shorter secret is in every other word, and none
 _COLOURS = {"WARNING": "\33[33m", "ERROR": "\33[31m", "CRITICAL": "\33[31m"}
 
 
-def set_up(settings: Settings, process: str = "") -> Redaction:
-    """From now on all loggers write to standard error as the settings say. What takes secrets out of other texts.
+def set_up(settings: Settings, process: str = "", hidden: Iterable[str] = ()) -> Redaction:
+    """From now on all loggers write to standard error as the settings say, and nothing of what is hidden.
 
-    `process`: which of several this is, if it is not the front door.
+    What takes secrets out of other texts. `process`: which of several this is, if it is not the front door.
     """
     secrets = [secret.decode() for secret in settings.valid_secrets]
-    redact = Redaction([settings.token or "", (settings.token or "").partition(":")[2], *secrets])
+    redact = Redaction([settings.token or "", (settings.token or "").partition(":")[2], *secrets, *hidden])
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     formatter = JsonLines(process) if settings.log_format == "json" else TextLines(colour, process)
     often = None if settings.log_level == "debug" else _OFTEN
@@ -63,7 +63,14 @@ class Redaction:
     """Takes secrets, and whatever looks like a bot's token, out of a text."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST}, key=len, reverse=True)
+        self._secrets: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take out these, too, from now on."""
+        self._secrets |= {secret for secret in secrets if len(secret) >= _SHORTEST}
+        known = sorted(self._secrets, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
     def __call__(self, text: str) -> str:

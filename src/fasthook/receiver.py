@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -12,26 +11,27 @@ from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fasthook._core import CODES, DedupRing, Gate, Route, Stats, TokenBuckets, Verdict
+from fasthook._core import CODES, DedupRing, Gate, Route, Shares, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
 from fasthook.dispatch import Dispatcher, HandlerTimeout
 from fasthook.handlers import Handler, Reply, StartError, adapt, kinds_of
 from fasthook.lanes import GaveUp, Lanes, Reported
 from fasthook.ops.beat import Beat
-from fasthook.ops.blocks import Blocks, Counts, Layout
+from fasthook.ops.blocks import Blocks, Counts, HandlingByBot, Layout
 from fasthook.queues import Delivery, Queue, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
+from fasthook.telegram.account import Account
 from fasthook.telegram.files import has_files
-from fasthook.telegram.redact import redacted
+from fasthook.turns import Turns
 from fasthook.update import Update, fields
 from fasthook.wording import with_article
 
 if TYPE_CHECKING:
-    from fasthook.telegram.replies import Replies
+    from fasthook.bots import Bots
     from fasthook.workers import Workers
 
 log = logging.getLogger("fasthook")
@@ -56,7 +56,8 @@ class Receiver:
 
     `value`: the handler. `lifespan`: an async context manager around it, called with `app`. `shared`: another process
     may have the state directory; then this one keeps its ring in memory. `target`: of a handler that runs in worker
-    processes; then value, lifespan and app are not used. TargetError: the value is no handler.
+    processes; then value, lifespan and app are not used. `bots`: where there are several; they have their own
+    handlers. TargetError: the value is no handler.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Receiver:
         app: Any = None,
         shared: bool = False,
         target: str | None = None,
+        bots: Bots | None = None,
     ) -> None:
         self.settings = settings
+        self.bots = bots
         self.remember_heads = True  # the compiled edge's memory; off, each head goes through llhttp
         self.edge: Any = None  # what the compiled edge's connections share, made by the first of them
         self.answers = True  # a reply may go back in the answer to its request
@@ -80,17 +83,18 @@ class Receiver:
         self._lifespan = lifespan
         self._app = app
         self._target = target
+        self._in_workers = bool(target) or (bots is not None and settings.in_processes)
         self._handler: Handler | None = None
-        if not target:
+        if not target and not bots:
             self._handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
         self.workers: Workers | None = None  # while it runs, if it has any
         self.failed: Callable[[Exception], None] = lambda error: None  # told when the workers can't go on
         self._scope = contextlib.AsyncExitStack()
-        self._replies: Replies | None = None
+        self._value = value
+        self._account: Account | None = None  # while it runs, of one bot
+        self._hidden = _hidden(settings)
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
-        self._value = value
-        self._registration: asyncio.Task[None] | None = None
         self.blocks = Blocks(None, Layout(paths=1))  # of nobody, until `start` opens the server's
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
         self._control: Control | None = None
@@ -98,27 +102,28 @@ class Receiver:
     async def start(self) -> None:
         """Open everything, outside in, and take up what the last stop left. StateError, QueueError: one line."""
         settings = self.settings
-        if not self._target:
+        if not self._in_workers and not self.bots:
             _check_token(settings)
         if settings.certificate and not settings.certificate.is_file():
             raise StartError(f"--certificate: {settings.certificate}: no such file")
         state = self._own_state()
         opened = False
         try:
-            layout = Layout(paths=1)
+            layout = Layout(paths=self.bots.room if self.bots else 1)
             self.blocks = state.blocks(layout) if state else Blocks(None, layout)
             stats = self.blocks.add("door", os.getpid()).stats
             self.counts = Counts(stats, layout)
-            self._scope.enter_context(redacted(settings.token))
+            self._open_logs()
             sizes = settings.dedup_size, settings.queue_size
             ring = state.ring(*sizes) if state else DedupRing(*sizes)
             self._dead = DeadLetters(
                 settings.state_dir / "dead", max_age=settings.dead_max_age, max_count=settings.dead_max_count
             )
-            self._queue = open_queue(settings, owner=state is not None, committed=self.counts.committed)
-            self._dispatcher = await (self._start_workers() if self._target else self._start_handler())
-            settings = self.settings
-            self.gate = _gate(settings, ring, stats)
+            self._queue = open_queue(
+                settings, owner=state is not None, committed=self.counts.committed, shares=self._shares()
+            )
+            self._dispatcher = await (self._start_workers() if self._in_workers else self._start_handler())
+            self.gate = self._make_gate(ring, stats)
             self._acks = self._acknowledge()
             self.accept: Callable[[Any, Waiter], Verdict | None] = self._acks.accept
             opened = True
@@ -145,17 +150,28 @@ class Receiver:
         self._dispatcher.start()
         self._beat = Beat(self.counts)
         self.running = True
-        if settings.public_url:
-            self._registration = asyncio.create_task(self._register(), context=contextvars.Context())
+        if self.bots:
+            self.bots.serve(self._dispatcher, self._queue, self.workers)
+        elif self._account:
+            self._account.register()
 
-    async def _register(self) -> None:
-        """Give Telegram the address, now that the server answers there."""
-        from fasthook.telegram.webhook import keep_registered
+    def _open_logs(self) -> None:
+        """From now on no log shows a token."""
+        if self.bots:
+            self.bots.open_logs()
+            self._scope.push_async_callback(self.bots.stop_handlers)
+        else:
+            self._open_account()
 
-        try:
-            await keep_registered(self.settings, self.kinds)
-        except Exception as error:
-            log.error("the webhook is not registered", exc_info=error)
+    def _open_account(self) -> None:
+        self._hidden = _hidden(self.settings)
+        self._account = account = Account(self.settings, lambda: self.kinds)
+        account.open()
+        self._scope.callback(account.close_log)
+
+    def _shares(self, size: int | None = None) -> Shares | None:
+        """Places that several bots share; by default so many as the queue has."""
+        return self.bots.shares(size or self.settings.queue_size) if self.bots else None
 
     def _own_state(self) -> StateDir | None:
         """The state directory; None if another process of the same server has it."""
@@ -198,6 +214,17 @@ class Receiver:
         )
 
     async def _start_handler(self) -> Lanes:
+        settings = self.settings
+        if self.bots:
+            await self.bots.start_handlers()
+            return Dispatcher(
+                self.bots.handlers.call,
+                concurrency=settings.concurrency,
+                timeout=settings.handler_timeout,
+                handling=HandlingByBot(self.counts, lambda bot_id: self.gate.rows[bot_id]),
+                turns=Turns(self.bots.tables, self._shares(settings.concurrency)),
+                **self._policy(),
+            )
         assert self._handler
         if self._lifespan:
             self._lifespan_state = await self._scope.enter_async_context(self._lifespan(self._app))
@@ -205,8 +232,8 @@ class Receiver:
         self._scope.push_async_callback(self._handler.stop)
         return Dispatcher(
             self._handler.call,
-            concurrency=self.settings.concurrency,
-            timeout=self.settings.handler_timeout,
+            concurrency=settings.concurrency,
+            timeout=settings.handler_timeout,
             handling=self.counts.handling,
             **self._policy(),
         )
@@ -215,20 +242,22 @@ class Receiver:
         """Start the workers, and take the bot's own token from them if none is set."""
         from fasthook.workers import Workers
 
-        assert self._target
         self.workers = workers = Workers(
-            self._target,
+            self._target or "",
             self.settings,
             blocks=self.blocks,
             failed=lambda error: self.failed(error),
             answers=self.answers,
+            bots=tuple(self.bots.tables.values()) if self.bots else (),
+            turns=Turns(self.bots.tables) if self.bots else None,  # each worker has its own places
             **self._policy(),
         )
         await workers.crew.start()
         if workers.crew.token != self.settings.token:
             self.settings = replace(self.settings, token=workers.crew.token)
-            self._scope.enter_context(redacted(self.settings.token))
-        _check_token(self.settings)
+            self._open_account()
+        if not self.bots:
+            _check_token(self.settings)
         return workers
 
     def _policy(self) -> dict[str, Any]:
@@ -244,6 +273,29 @@ class Receiver:
             "retried": self.counts.retry,
             "tried": self._queue.tried,
         }
+
+    def _make_gate(self, ring: DedupRing, stats: Stats) -> Gate:
+        settings = self.settings
+        auth, chat = settings.auth_rate, settings.chat_rate
+        gate = Gate(
+            ring,
+            stats,
+            auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
+            chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
+            max_body=settings.max_body,
+            update=Update,
+            shares=self._shares(),
+        )
+        if self.bots:
+            self.bots.open_routes(gate)
+        else:
+            gate.add(settings.path.encode(), settings.bot_id, settings.valid_secrets)
+        return gate
+
+    @property
+    def hidden(self) -> list[str]:
+        """What the access log may not show."""
+        return self.bots.hidden if self.bots else self._hidden
 
     # ------------------------------------------------------------ from a door
 
@@ -273,7 +325,7 @@ class Receiver:
     def _redeliver(self, delivery: Delivery) -> bool:
         """Take up an update from before, unless it was settled; one that has outlived its use is given up on."""
         update = delivery.update
-        known = self.gate.ring.claim(update.bot_id, update.update_id) not in (_NEW, _FULL)
+        known = self.gate.claim(update) not in (_NEW, _FULL)
         if known and not self._queue.durable and not delivery.again:
             return False
         self._acks.redelivered(update)
@@ -307,8 +359,10 @@ class Receiver:
             received_at=update.received_at,
             error=error,
         )
-        if self.settings.token and self.settings.token in letter.traceback:  # libraries show the addresses they call
-            letter = replace(letter, traceback=letter.traceback.replace(self.settings.token, "***"))
+        account = self._account_of(update)
+        token = account.settings.token if account else None
+        if token and token in letter.traceback:  # libraries show the addresses they call
+            letter = replace(letter, traceback=letter.traceback.replace(token, "***"))
         await self._dead.add(letter)
         self.counts.dead(reason)
         trace = error.trace.rstrip() if isinstance(error, Reported) else ""
@@ -336,19 +390,15 @@ class Receiver:
             return None
         if isinstance(result, Reply):
             return result.send()  # through the bot's own library
-        return self._send(update, result)
+        account = self._account_of(update)
+        if account is None:
+            log.error("update %d: the reply of bot %d cannot be sent, it is served no more", update.update_id,
+                      update.bot_id, extra=fields(update))  # fmt: skip
+            return None
+        return account.send(update, result)
 
-    async def _send(self, update: Update, call: dict[str, Any]) -> None:
-        """Send a Bot API method. GaveUp: Telegram could not be reached."""
-        if self.settings.token is None:
-            log.error("update %d: %s cannot be sent without a token; set --token", update.update_id, call["method"],
-                      extra=fields(update))  # fmt: skip
-            return
-        if self._replies is None:
-            from fasthook.telegram.replies import Replies
-
-            self._replies = Replies(self.settings)
-        await self._replies.send(update.update_id, call)
+    def _account_of(self, update: Update) -> Account | None:
+        return self.bots.account(update.bot_id) if self.bots else self._account
 
     # ------------------------------------------------------------ the end
 
@@ -371,9 +421,10 @@ class Receiver:
             return
         self._stopping = True
         self.refuse_new()
-        if self._registration:
-            self._registration.cancel()
-            await asyncio.wait([self._registration])
+        if self.bots:
+            await self.bots.stop_registering()
+        elif self._account:
+            await self._account.stop_registering()
         if self._control:
             await self._control.stop()
             self._control = None
@@ -388,15 +439,17 @@ class Receiver:
                 log.warning("%d updates are not handled yet: they are kept, and handled first at the next start", kept)
         finally:
             self._dead.close()
-            if self._replies:
-                await self._replies.close()
-                self._replies = None
+            if self.bots:
+                await self.bots.close()
+            elif self._account:
+                await self._account.close()
             try:
                 await self._scope.aclose()
             finally:
                 if self._state:
                     self._state.close()
-                self.stuck = (self._handler.running if self._handler else 0) + self._dispatcher.stuck
+                runs = self.bots.handlers if self.bots else self._handler
+                self.stuck = (runs.running if runs else 0) + self._dispatcher.stuck
                 self.workers = None
                 self.running = self._stopping = False
                 self.edge = None
@@ -427,15 +480,6 @@ def _check_token(settings: Settings) -> None:
         raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
 
 
-def _gate(settings: Settings, ring: DedupRing, stats: Stats) -> Gate:
-    auth, chat = settings.auth_rate, settings.chat_rate
-    gate = Gate(
-        ring,
-        stats,
-        auth=TokenBuckets(_AUTH_BUCKETS, auth.interval, auth.count) if auth else None,
-        chats=TokenBuckets(_CHAT_BUCKETS, chat.interval, chat.count) if chat else None,
-        max_body=settings.max_body,
-        update=Update,
-    )
-    gate.add(settings.path.encode(), settings.bot_id, settings.valid_secrets)
-    return gate
+def _hidden(settings: Settings) -> list[str]:
+    token = (settings.token or "").partition(":")[2]
+    return [part for part in (token, *(secret.decode() for secret in settings.valid_secrets)) if part]

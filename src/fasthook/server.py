@@ -13,7 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -25,6 +25,9 @@ from fasthook.ops.health import Health
 from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
+
+if TYPE_CHECKING:
+    from fasthook.bots import Bots
 
 log = logging.getLogger("fasthook")
 
@@ -151,7 +154,7 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
     def serves() -> None:
         health.starting = False
         ops.hurry()
-        announce(hook.settings, listeners, ops_listeners)
+        announce(hook.settings, listeners, ops_listeners, hook.receiver.bots)
         notifier.ready()
         if ops_listeners.trouble:
             log.warning("%s", ops_listeners.trouble)
@@ -216,27 +219,32 @@ def _config(hook: Hook) -> uvicorn.Config:
 # ---------------------------------------------------------------- what is told
 
 
-def announce(settings: Settings, listeners: Listeners, ops: Listeners) -> None:
+def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bots | None = None) -> None:
     """Tell a person, on standard error, where the hook is and how to try it."""
     sockets = listeners.sockets
     places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
     where = places[0]
-    if settings.secret:
-        made = "as it was set"
-    elif settings.token:
-        made = "made from the token: the same on every machine and after every restart"
+    if bots:
+        tables = bots.tables.values()
+        lines = [f"fasthook serves {place}{one.settings.path}" for one in tables for place in places]
+        lines += [f"  bot     {one.bot_id}: {one.target}" for one in tables]
     else:
-        made = "thrown away at the end, because there is neither a token nor a secret"
-    lines = [
-        *(f"fasthook serves {place}{settings.path}" for place in places),
-        f"  secret  {made}",
-        f"  queue   {settings.queue}",
-    ]
+        lines = [f"fasthook serves {place}{settings.path}" for place in places]
+        lines.append(f"  secret  {_secret_words(settings)}")
+    lines.append(f"  queue   {settings.queue}")
     if ops.sockets:
         lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
-    if not settings.secret and not settings.token:
+    if not bots and not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _secret_words(settings: Settings) -> str:
+    if settings.secret:
+        return "as it was set"
+    if settings.token:
+        return "made from the token: the same on every machine and after every restart"
+    return "thrown away at the end, because there is neither a token nor a secret"
 
 
 def _curl(settings: Settings, where: str) -> str:

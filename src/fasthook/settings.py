@@ -221,8 +221,8 @@ def update_kinds(value: Any) -> tuple[str, ...]:
     if kinds == ("default",):
         return ()
     for kind in kinds:
-        if kind not in KINDS and (not re.fullmatch(r"[a-z]+(_[a-z]+)*", kind) or _nearest(kind, list(KINDS))):
-            hint = _nearest(kind, list(KINDS))
+        if kind not in KINDS and (not re.fullmatch(r"[a-z]+(_[a-z]+)*", kind) or nearest(kind, list(KINDS))):
+            hint = nearest(kind, list(KINDS))
             raise ValueError(f"must be kinds of updates with commas between, all or default{hint}")
     return kinds
 
@@ -469,7 +469,7 @@ def _load(given: Mapping[str, Any], environ: Mapping[str, str], config: Path | N
     values: dict[str, Any] = {}
     from_file = _from_file(config, known) if config else []
     for name, value, where in [*from_file, *_from_environment(environ, known), *_given(given, known)]:
-        values[name] = _parse(known[name], value, where)
+        values[name] = parsed(known[name], value, where)
     if command:
         values.setdefault("queue", f"journal:{values.get('state_dir', Settings.state_dir) / 'journal'}")
     return Settings(**values)
@@ -479,13 +479,13 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """`FASTHOOK_…` variables that mean nothing, each with the nearest that does."""
     known = [variable(f.name) for f in options()] + ["FASTHOOK_CONFIG"]
     wrong = sorted(name for name in environ if name.startswith("FASTHOOK_") and name not in known)
-    return [f"{name} is not known{_nearest(name, known)}" for name in wrong]
+    return [f"{name} is not known{nearest(name, known)}" for name in wrong]
 
 
 _Found = list[tuple[str, Any, str]]
 
 
-def _parse(known: Field[Any], value: Any, where: str) -> Any:
+def parsed(known: Field[Any], value: Any, where: str) -> Any:
     try:
         return known.metadata[_PARSE](value)
     except Secretive as error:
@@ -497,7 +497,7 @@ def _parse(known: Field[Any], value: Any, where: str) -> Any:
 def _given(given: Mapping[str, Any], known: Mapping[str, Field[Any]]) -> _Found:
     for name in given:
         if name not in known:
-            raise SettingsError(f"{name}: no such setting{_nearest(name, list(known))}")
+            raise SettingsError(f"{name}: no such setting{nearest(name, list(known))}")
     return [(name, value, flag(name)) for name, value in given.items() if value is not None]
 
 
@@ -516,20 +516,32 @@ def config_file(given: str | None, environ: Mapping[str, str]) -> Path | None:
     return Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None
 
 
-def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
+def setting(name: str) -> Field[Any]:
+    """The declared option of a name. StopIteration: there is none."""
+    return next(one for one in options() if one.name == name)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What is in a file of settings. SettingsError: one line."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from None
+
+
+def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
     found: _Found = []
+    table = read_file(path)
     for key, value in table.items():
+        if key == "bot":
+            continue  # tables, which `bottables.py` reads
         name = key.replace("-", "_")
         if name not in known:
-            raise SettingsError(f"{path}: {key}: no such setting{_nearest(key, [f.replace('_', '-') for f in known])}")
+            raise SettingsError(f"{path}: {key}: no such setting{nearest(key, [f.replace('_', '-') for f in known])}")
         if any(name == other for other, _, _ in found):
             twice = next(other for other in table if other.replace("-", "_") == name)
             raise SettingsError(f"{path}: {key}: it is there twice, also as {twice}")
@@ -537,6 +549,6 @@ def _from_file(path: Path, known: Mapping[str, Field[Any]]) -> _Found:
     return found
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -37,13 +37,14 @@ class Stoppable(Protocol):
 class Stop:
     """SIGINT and SIGTERM: the first drains, after `drain_delay`; the second stops at once.
 
-    SIGHUP: new workers, or a stop if none are.
+    SIGHUP: several bots are read again from their file; else new workers, or a stop if none are.
     """
 
     def __init__(self, hook: Hook, server: Stoppable, health: Health, notifier: Notifier) -> None:
         self.signals = 0
         self.failure: Exception | None = None  # why the server stops by itself
         self._starting: asyncio.Task[object] | None = None  # while it does
+        self._reading: asyncio.Task[None] | None = None  # while the bots are read again
         self._hook = hook
         self._server = server
         self._health = health
@@ -109,16 +110,29 @@ class Stop:
             signal.signal(number, self._signalled)
         if sys.platform == "win32":
             return
-        if self._hook.settings.in_processes:
+        if self._hook.settings.in_processes or self._hook.receiver.bots:
             signal.signal(signal.SIGHUP, lambda *_: self._loop.call_soon_threadsafe(self._reload))
         elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, self._signalled)
 
     def _reload(self) -> None:
-        workers = self._hook.receiver.workers
-        if workers is not None and not self._server.should_exit:
+        workers, bots = self._hook.receiver.workers, self._hook.receiver.bots
+        if bots is not None:
+            if self._hook.receiver.running and not self._server.should_exit and self._reading is None:
+                self._notifier.reloading()
+                self._reading = self._loop.create_task(bots.reload())
+                self._reading.add_done_callback(self._read)
+            elif self._reading is not None:
+                bots.reload_again()
+        elif workers is not None and not self._server.should_exit:
             self._notifier.reloading()
             workers.crew.reload(self._notifier.ready)
+
+    def _read(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        self._notifier.ready()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the bots could not be read again", exc_info=error)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._health.stopping = True

@@ -18,27 +18,30 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import orjson
 
+from fasthook._core import Shares
 from fasthook._scan import restore
-from fasthook.dispatch import Dispatcher, HandlerTimeout
+from fasthook.bottables import BotTable
+from fasthook.dispatch import Dispatcher, HandlerTimeout, Runs
 from fasthook.frames import FROM_DOOR, HEAD, LARGEST_OUTCOME, UPDATE, FrameError, Kind, Reader, frame, pack
-from fasthook.handlers import Handler, Reply, StartError, Target, TargetError, adapt, complete, kinds_of, load
+from fasthook.handlers import Reply, StartError, TargetError, adapt, complete, kinds_of, load
 from fasthook.handlers.ending import tell_end
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
 from fasthook.ops.beat import Beat
-from fasthook.ops.blocks import Counts, Layout, open_block
+from fasthook.ops.blocks import Counts, HandlingByBot, Layout, open_block
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
 from fasthook.telegram.files import has_files, packed
 from fasthook.telegram.redact import redacted
+from fasthook.turns import Turns
 from fasthook.update import Update
 from fasthook.wording import bots_frames, one_line
 
@@ -54,8 +57,9 @@ _LOOK = 1.0  # seconds between looks for modules that were imported meanwhile, a
 class SetUp:
     """What a worker is told before anything else.
 
-    `answers`: what a handler returns may go into an answer to Telegram. `learnt`: the token is the one that the first
-    workers found in the bot.
+    `answers`: what a handler returns may go into an answer to Telegram. `bots`: where there are several, by the row in
+    which each counts; then `target` is not used. `learnt`: the token is the one that the first workers found in the
+    bot.
     """
 
     target: str
@@ -63,6 +67,7 @@ class SetUp:
     answers: bool
     layout: Layout
     door: int  # the process that waits for this one
+    bots: Mapping[int, BotTable] = field(default_factory=dict)
     learnt: bool = False
     name: str = ""  # in the log
     block: Path | None = None  # of what it counts
@@ -91,7 +96,7 @@ def main() -> int:
         return 0  # the door is gone already
     threading.Thread(target=_watch_door, args=(made.door,), name="fasthook-door", daemon=True).start()
     settings = made.settings
-    redact = set_up(settings, made.name)
+    redact = set_up(settings, made.name, [text for table in made.bots.values() for text in table.hidden])
     try:
         return _handle(ours, made, _counts(made))
     except Refused as error:
@@ -135,25 +140,85 @@ def _counts(made: SetUp) -> Counts:
 def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     import uvloop
 
-    settings = made.settings
+    name = f"{made.target}: " if not made.bots else ""
     try:
-        target = load(made.target)
-        settings = _complete(target.value, made)
-        handler = adapt(target.value, threads=min(settings.concurrency, THREADS), settings=settings)
+        bots: _Bot | _Bots = _Bots(made, counts) if made.bots else _Bot(made, counts)
     except TargetError as error:
         cause = error.__cause__
-        raise Refused(f"{made.target}: {error}", 1 if cause else error.code, cause) from None
+        raise Refused(f"{name}{error}", 1 if cause else error.code, cause) from None
     except BaseException as error:  # sys.exit() at import, for instance
-        raise Refused(f"{made.target}: the import ends in {one_line(error)}", 1, error) from None
-    made = replace(made, settings=settings)
-    with redacted(settings.token), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(ours, made, target, handler, counts))
+        raise Refused(f"{name}the import ends in {one_line(error)}", 1, error) from None
+    with contextlib.ExitStack() as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for token in bots.tokens:
+            logs.enter_context(redacted(token))
+        stuck = runner.run(_serve(ours, made, bots, counts))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
             logging.shutdown()
             os._exit(0)
     return 0
+
+
+class _Bot:
+    """The bot of a worker. TargetError: it cannot be imported, or its token is another than the one that is set."""
+
+    turns: Turns | None = None
+
+    def __init__(self, made: SetUp, counts: Counts) -> None:
+        self._target = load(made.target)
+        self._settings = settings = _complete(self._target.value, made)
+        threads = min(settings.concurrency, THREADS)
+        self._handler = adapt(self._target.value, threads=threads, settings=settings)
+        self.call = self._handler.call
+        self.handling: Runs = counts.handling
+        self.token = settings.token
+        self.tokens = [settings.token]
+        self.kinds = kinds_of(self._target.value)
+
+    async def start(self, scope: contextlib.AsyncExitStack) -> Any:
+        """Start it; what its lifespan yielded."""
+        state, made = None, self._target.lifespan
+        if made:
+            from fasthook.asgi import Hook
+
+            state = await scope.enter_async_context(made(Hook.of(self._target.value, self._settings, lifespan=made)))
+        await self._handler.start()
+        scope.push_async_callback(self._handler.stop)
+        return state
+
+    @property
+    def running(self) -> int:
+        return self._handler.running
+
+
+class _Bots:
+    """The bots of a worker, where there are several: each has its share of --concurrency here, too."""
+
+    token: str | None = None
+    kinds: tuple[str, ...] | None = None
+
+    def __init__(self, made: SetUp, counts: Counts) -> None:
+        from fasthook.asgi import Hook
+        from fasthook.handlers.several import Handlers, load_bot
+
+        tables = {table.bot_id: table for table in made.bots.values()}
+        rows = {table.bot_id: row for row, table in made.bots.items()}
+        self._loaded = [load_bot(table) for table in tables.values()]
+        self._handlers = Handlers(lambda one: Hook.of(one.value, tables[one.bot_id].settings, lifespan=one.lifespan))
+        self.call = self._handlers.call
+        self.handling: Runs = HandlingByBot(counts, rows.__getitem__)
+        self.turns: Turns | None = Turns(tables, Shares(made.settings.concurrency, tables))
+        self.tokens = [table.settings.token for table in tables.values()]
+
+    async def start(self, scope: contextlib.AsyncExitStack) -> None:
+        """Start all; each call sets the state of its update."""
+        scope.push_async_callback(self._handlers.stop)
+        await self._handlers.start_all(self._loaded)
+
+    @property
+    def running(self) -> int:
+        return self._handlers.running
 
 
 def _complete(value: Any, made: SetUp) -> Settings:
@@ -166,30 +231,22 @@ def _complete(value: Any, made: SetUp) -> Settings:
         raise error from None
 
 
-async def _serve(ours: socket.socket, made: SetUp, target: Target, handler: Handler, counts: Counts) -> int:
+async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
-    settings = made.settings
     scope = contextlib.AsyncExitStack()
     try:
-        state = None
-        if target.lifespan:
-            from fasthook.asgi import Hook
-
-            app = Hook.of(target.value, settings, lifespan=target.lifespan)
-            state = await scope.enter_async_context(target.lifespan(app))
-        await handler.start()
+        state = await bots.start(scope)
     except (Exception, SystemExit) as error:
         await _close(scope)
         raise _refusal(error) from None
-    scope.push_async_callback(handler.stop)
-    work = _Work(made, target, handler, state, counts)
+    work = _Work(made, bots, state, counts)
     await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
     work.start()
     seconds = await work.leaves
     await work.end(seconds)
     await _close(scope)
     await work.close()
-    return handler.running + work.dispatcher.stuck
+    return bots.running + work.dispatcher.stuck
 
 
 async def _close(scope: contextlib.AsyncExitStack) -> None:
@@ -210,12 +267,12 @@ def _refusal(error: BaseException) -> Refused:
 class _Work(asyncio.Protocol):
     """The worker's end of the socket pair, and the dispatcher behind it."""
 
-    def __init__(self, made: SetUp, target: Target, handler: Handler, state: Any, counts: Counts) -> None:
+    def __init__(self, made: SetUp, bots: _Bot | _Bots, state: Any, counts: Counts) -> None:
         self._state = state
         self._counts = counts
         self._settings = settings = made.settings
         self._in_answers = made.answers and settings.ack == "handled"
-        self._kinds = kinds_of(target.value)
+        self._ready = {"token": bots.token, "kinds": bots.kinds}
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(self._take, FROM_DOOR)
         self._out: list[bytes] = []
@@ -227,7 +284,8 @@ class _Work(asyncio.Protocol):
         self.leaves: asyncio.Future[float] = self._loop.create_future()  # seconds for what is in hand
         # Retries and order are the door's.
         self.dispatcher = Dispatcher(
-            handler.call,
+            bots.call,
+            turns=bots.turns,
             reply=self._reply,
             bury=self._failed,
             settled=self._settled,
@@ -235,7 +293,7 @@ class _Work(asyncio.Protocol):
             timeout=settings.handler_timeout,
             retries=0,
             ordered=False,
-            handling=counts.handling,
+            handling=bots.handling,
         )
 
     def start(self) -> None:
@@ -246,8 +304,7 @@ class _Work(asyncio.Protocol):
         self._watch()
         self._files = set(sources())
         self._modules = len(sys.modules)
-        ready = {"files": sorted(self._files), "token": self._settings.token, "kinds": self._kinds}
-        self._send(Kind.READY, payload=pack(ready))
+        self._send(Kind.READY, payload=pack(self._ready | {"files": sorted(self._files)}))
         if self._settings.reload:
             self._look()
 

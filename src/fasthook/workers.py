@@ -10,12 +10,14 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from struct import error as StructError
 from typing import Any
 
 import orjson
 
+from fasthook._core import Shares
+from fasthook.bottables import BotTable
 from fasthook.crew import Crew, Worker
 from fasthook.frames import HEAD, UPDATE, FrameError, Kind, unpack
 from fasthook.handlers import WorkersError
@@ -40,8 +42,10 @@ class Workers(Lanes):
     to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
     second death with nothing beside it, so that it brings down no more than it must.
 
+    Several bots share the window of each worker; a bot keeps its place there until its reply is sent.
+
     `blocks`: where each worker counts. `policy`: what `Lanes` takes. `failed`: told when there is no use in going on.
-    `answers`: what a handler returns may go into an answer to Telegram.
+    `answers`: what a handler returns may go into an answer to Telegram. `bots`: several, instead of a target.
     """
 
     def __init__(
@@ -52,20 +56,21 @@ class Workers(Lanes):
         blocks: Blocks,
         failed: Callable[[WorkersError], None],
         answers: bool = True,
+        bots: tuple[BotTable, ...] = (),
         **policy: Any,
     ) -> None:
         super().__init__(**policy)
-        self.crew: Crew = Crew(self, target, settings, blocks, answers=answers)
+        self.crew: Crew = Crew(self, target, settings, blocks, answers=answers, bots=bots)
         self.failed = failed
         self._replying = 0
         self._most_replies = settings.concurrency * settings.workers
         self._serving: list[Worker] = []  # those that take deliveries
-        self._unplaced: deque[Lane] = deque()  # wait for a worker with room
+        self._unplaced: dict[int, deque[Lane]] = {}  # by bot, wait for a worker with room
         self._suspects: deque[Lane] = deque()
         self._quarantine: Worker | None = None  # the one that gets them
         self._await_quarantine = False  # the successor of one that died will be it
         self._number = 0
-        self._turns = itertools.count()
+        self._turns_taken = itertools.count()
         self._turn: dict[Lane, int] = {}  # when those that wait for room began to
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,10 +90,24 @@ class Workers(Lanes):
         return {*self._ready, *self._turn, *self._suspects}
 
     def _pick(self, lane: Lane) -> None:
-        for waiting in (self._ready, self._suspects, self._unplaced, *(one.waiting for one in self._serving)):
-            if lane in waiting:
-                waiting.remove(lane)
+        if lane in self._ready:
+            self._ready.remove(lane)
+        elif lane in self._suspects:
+            self._suspects.remove(lane)
+        for queues in (self._unplaced, *(one.waiting for one in self._serving)):
+            if lane in queues.get(lane.bot, ()):
+                queues[lane.bot].remove(lane)
+                if not queues[lane.bot]:
+                    del queues[lane.bot]
         self._turn.pop(lane, None)
+
+    def set_bots(self, bots: Iterable[int]) -> None:
+        among = frozenset(bots)
+        gone = [lane for lane in (*self._suspects, *self._turn) if lane.bot not in among]
+        for lane in gone:
+            self._pick(lane)
+        self._ready.extendleft(reversed(gone))
+        super().set_bots(among)
 
     # ------------------------------------------------------------ to the workers
 
@@ -100,15 +119,16 @@ class Workers(Lanes):
     def _pump(self) -> None:
         """Give what is ready to workers that have room, in one write for each."""
         self._awake = 0
-        if self._stopped or self._replying >= self._most_replies:
+        if self._stopped or (self._replying >= self._most_replies and self._turns is None):
             return
         if self._suspects or self._quarantine:
             self._give_suspects()
         if self._unplaced:
             self._place_waiting()
         for worker in self._serving:
-            while worker.waiting and not worker.closed and _has_room(worker):
-                self._give(worker, self._from_queue(worker.waiting))
+            for bot in list(worker.waiting):
+                while bot in worker.waiting and not worker.closed and _has_room(worker, bot):
+                    self._give(worker, self._from_queue(worker.waiting, bot))
         ready = self._ready
         while ready:
             lane = ready.popleft()
@@ -120,11 +140,11 @@ class Workers(Lanes):
             else:
                 its: Worker | None = lane.worker
                 if its is None or its.closed:
-                    its = None if self._unplaced else self._least_busy()
+                    its = None if lane.bot in self._unplaced else self._least_busy(lane.bot)
                     if its is None:
                         self._queue(lane, self._unplaced)
                         continue
-                elif its.waiting or not _has_room(its):
+                elif lane.bot in its.waiting or not _has_room(its, lane.bot):
                     self._queue(lane, its.waiting)
                     continue
                 self._give(its, lane)
@@ -138,12 +158,12 @@ class Workers(Lanes):
         if again and (self._unplaced or any(worker.waiting for worker in self._serving)):
             self._wake()
 
-    def _least_busy(self) -> Worker | None:
-        """Who has room and the least in hand; one that may be blocked, or has suspects, only if no other has room."""
+    def _least_busy(self, bot: int) -> Worker | None:
+        """Who has room for a bot and the least in hand; one that may be blocked, or has suspects, only if no other."""
         best, least = None, 1 << 30
         for worker in self._serving:
             busy = len(worker.in_hand)
-            if busy < worker.window and worker.writable and not worker.closed:
+            if not worker.closed and _has_room(worker, bot):
                 if worker.quiet or worker is self._quarantine:
                     busy += 1 << 24
                 if busy < least:
@@ -158,32 +178,46 @@ class Workers(Lanes):
         lane.worker = worker
         worker.in_hand[number] = lane
         worker.given += 1
+        if worker.shares is not None:
+            worker.shares.force(lane.bot)
         head = HEAD.pack(_BEFORE + len(raw), Kind.DELIVER, number)
         attempt = min(update.attempt, 0xFFFF)
         worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
         if worker.limit is not None and worker.given >= worker.limit:
             self.crew.recycle(worker)
 
-    def _queue(self, lane: Lane, behind: deque[Lane]) -> None:
-        self._turn[lane] = next(self._turns)
-        behind.append(lane)
+    def _queue(self, lane: Lane, behind: dict[int, deque[Lane]]) -> None:
+        self._turn[lane] = next(self._turns_taken)
+        behind.setdefault(lane.bot, deque()).append(lane)
 
-    def _from_queue(self, queue: deque[Lane]) -> Lane:
+    def _from_queue(self, queues: dict[int, deque[Lane]], bot: int) -> Lane:
+        queue = queues[bot]
         lane = queue.popleft()
+        if not queue:
+            del queues[bot]
         del self._turn[lane]
         return lane
 
     def _place_waiting(self) -> None:
-        """Lanes without a worker and those that wait for their own take turns in the order in which they came."""
-        while self._unplaced:
-            worker = self._least_busy()
-            if worker is None:
-                return
-            own = worker.waiting
-            if own and self._turn[own[0]] < self._turn[self._unplaced[0]]:
-                self._give(worker, self._from_queue(own))
-            else:
-                self._give(worker, self._from_queue(self._unplaced))
+        """Lanes without a worker take turns, bot by bot, as long as any of them can be placed."""
+        placed = True
+        while placed:
+            placed = False
+            for bot in list(self._unplaced):
+                if bot in self._unplaced:
+                    placed |= self._place_one(bot)
+
+    def _place_one(self, bot: int) -> bool:
+        """One lane without a worker, or one that waits for its own, in the order in which they came."""
+        worker = self._least_busy(bot)
+        if worker is None:
+            return False
+        own = worker.waiting.get(bot)
+        if own and self._turn[own[0]] < self._turn[self._unplaced[bot][0]]:
+            self._give(worker, self._from_queue(worker.waiting, bot))
+        else:
+            self._give(worker, self._from_queue(self._unplaced, bot))
+        return True
 
     # ------------------------------------------------------------ suspects
 
@@ -196,7 +230,7 @@ class Workers(Lanes):
             if worker is None:
                 return
             self._quarantine = worker
-        while self._suspects and _has_room(worker):
+        while self._suspects and _has_room(worker, self._suspects[0].bot):
             alone = self._suspects[0].first.deaths >= _ALONE
             if alone and not worker.closed:
                 self._close(worker)
@@ -213,9 +247,10 @@ class Workers(Lanes):
     def _close(self, worker: Worker) -> None:
         """Give a worker nothing more; the chats that wait for it may go to another."""
         worker.closed = True
-        waiting = sorted([*self._unplaced, *worker.waiting], key=self._turn.__getitem__)
+        for bot, waiting in worker.waiting.items():
+            lanes = sorted([*self._unplaced.get(bot, ()), *waiting], key=self._turn.__getitem__)
+            self._unplaced[bot] = deque(lanes)
         worker.waiting.clear()
-        self._unplaced = deque(waiting)
 
     # ------------------------------------------------------------ from the workers
 
@@ -228,9 +263,10 @@ class Workers(Lanes):
         if worker.suspects and lane.first.deaths:
             worker.suspects -= 1
             worker.alone = False
+        keeps = False
         if kind == Kind.DONE:
             if result is not None:
-                self._answer(lane, result)
+                keeps = self._answer(lane, result, worker.shares)
             else:
                 self._advance(lane)
             if worker.finished == 1:
@@ -240,23 +276,27 @@ class Workers(Lanes):
             self._begin(self._failed(lane))
         else:
             self._ready.appendleft(lane)
+        if worker.shares is not None and not keeps:
+            worker.shares.leave(lane.bot)
         if not self._awake and (self._ready or self._unplaced or worker.waiting or self._quarantine):
             self._wake()
 
-    def _answer(self, lane: Lane, result: Any) -> None:
+    def _answer(self, lane: Lane, result: Any, shares: Shares | None) -> bool:
+        """See to what a handler returned. True: its place is kept until that is sent."""
         try:
             sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
             self._begin(self._failed(lane))
-            return
+            return False
         if sending is None:
             self._advance(lane)
-        else:
-            self._replying += 1
-            self._begin(self._send(lane, sending))
+            return False
+        self._replying += 1
+        self._begin(self._send(lane, sending, shares))
+        return True
 
-    async def _send(self, lane: Lane, sending: Awaitable[None]) -> None:
+    async def _send(self, lane: Lane, sending: Awaitable[None], shares: Shares | None) -> None:
         """Wait for a reply to reach Telegram, then go on as after any handler."""
         delivery = lane.first
         try:
@@ -267,6 +307,8 @@ class Workers(Lanes):
             delivery.failure = error
         finally:
             self._replying -= 1
+            if shares is not None:
+                shares.leave(lane.bot)
         if delivery.failure is None:
             self._advance(lane)
         else:
@@ -360,8 +402,10 @@ def _returned(payload: bytes) -> Any:
         raise FrameError(f"a result that cannot be read: {error}") from None
 
 
-def _has_room(worker: Worker) -> bool:
-    return worker.writable and len(worker.in_hand) < worker.window
+def _has_room(worker: Worker, bot: int) -> bool:
+    if not worker.writable or len(worker.in_hand) >= worker.window:
+        return False
+    return worker.shares is None or worker.shares.has_room(bot)
 
 
 def _in_hand(lanes: list[Lane]) -> str:

@@ -173,7 +173,10 @@ def test_an_unknown_option(bot: Bot) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run"], "fasthook run: missing argument 'TARGET' (try 'fasthook run --help')"),
+        (
+            ["run"],
+            "fasthook run: missing argument 'TARGET', or [[bot]] tables in fasthook.toml (try 'fasthook run --help')",
+        ),
         (["run", "a:b", "c"], "fasthook run: got unexpected extra argument (c) (try 'fasthook run --help')"),
         (["run", "a:b", "--port"], "fasthook run: option '--port' requires an argument (try 'fasthook run --help')"),
         (["dance"], "fasthook: no such command 'dance' (try 'fasthook --help')"),

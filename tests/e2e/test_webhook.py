@@ -388,6 +388,6 @@ def test_what_run_remembers_is_no_secret(start: Start, bot: Bot, api: botapi.Tel
     server = run(start, api)
     server.until("the webhook is registered")
     assert server.stop() == 0
-    file: Path = bot.directory / ".fasthook" / "webhook"
+    file: Path = bot.directory / ".fasthook" / "webhook-42"
     assert os.stat(file).st_mode & 0o777 == 0o600  # noqa: PTH116
     assert len(file.read_text()) == 65

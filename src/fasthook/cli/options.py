@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from fasthook.bottables import Configured, configured
 from fasthook.settings import Settings, SettingsError, config_file, flag, load, options, unknown_variables, variable
 from fasthook.wording import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 def settings_options(function: _F) -> _F:
@@ -41,14 +44,42 @@ def _option(declared: Field[Any]) -> Callable[[_F], _F]:
 
 def settings_from(config: str | None, given: dict[str, Any]) -> Settings:
     """The settings of a command line; a wrong one ends the program with exit code 2 and one line."""
+    return _read(config, given, lambda file: load(given, os.environ, file, command=True))
+
+
+def configured_from(config: str | None, given: dict[str, Any], target: str | None) -> Configured:
+    """The same, with the `[[bot]]` tables of the file. `target`: of tables without one, empty if they may lack it."""
+    return _read(config, given, lambda file: configured(given, os.environ, file, target))
+
+
+def _read(config: str | None, given: dict[str, Any], read: Callable[[Path | None], _T]) -> _T:
     if given.pop("no_ops", False):
         given["ops"] = "off"
     for line in unknown_variables(os.environ):
         click.echo(f"fasthook: {line}; it is ignored", err=True)
     try:
-        return load(given, os.environ, config_file(config, os.environ), command=True)
+        return read(config_file(config, os.environ))
     except SettingsError as error:
         fail(str(error), code=2)
+
+
+def bot_option(function: _F) -> _F:
+    """`--bot`, for commands that are about each bot of the file."""
+    words = "Only this one of the bots in fasthook.toml.  [default: all]"
+    return click.option("--bot", "bot_id", type=int, metavar="ID", help=words)(function)
+
+
+def each_bot(config: str | None, given: dict[str, Any], bot_id: int | None) -> list[tuple[Settings, str | None]]:
+    """The settings and the target of each bot that is meant: of the one there is, or of the `[[bot]]` tables."""
+    found = configured_from(config, given, "")
+    if not found.tables:
+        if bot_id is not None and bot_id != found.settings.bot_id:
+            fail(f"--bot: {bot_id} is not the bot of the token", code=2)
+        return [(found.settings, None)]
+    bots = [(one.settings, one.target or None) for one in found.tables if bot_id in (None, one.bot_id)]
+    if not bots:
+        fail(f"--bot: fasthook.toml has no [[bot]] of {bot_id}", code=2)
+    return bots
 
 
 def fail(message: str, *, code: int) -> NoReturn:

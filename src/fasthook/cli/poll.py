@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.cli.options import configured_from, fail, settings_options
 from fasthook.logs import set_up
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
 
     The queue, the order, the retries and the drain are those of fasthook run. A bot that has a webhook is left alone.
     """
-    settings = replace(settings_from(config, given), public_url=None)
+    found = configured_from(config, given, target)
+    if found.tables:
+        fail("poll fetches for one bot, and fasthook.toml has [[bot]] tables: name another file with --config", code=2)
+    settings = replace(found.settings, public_url=None)
     redact = set_up(settings)
 
     from fasthook.asgi import Hook
@@ -43,8 +46,8 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
         if settings.in_processes:
             hook = Hook.of(None, settings, target=target)
         else:
-            found = load(target)
-            hook = Hook.of(found.value, settings, lifespan=found.lifespan)
+            loaded = load(target)
+            hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
         if hook.settings.token:
             url = asyncio.run(webhook_of(hook.settings))
         elif settings.in_processes:

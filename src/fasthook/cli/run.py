@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from typing import Any
 
 import click
 
-from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.bottables import configured
+from fasthook.cli.options import configured_from, fail, settings_options
 from fasthook.logs import set_up
+from fasthook.settings import config_file
 
 
 @click.command("run")
-@click.argument("target")
+@click.argument("target", required=False)
 @settings_options
-def command(target: str, config: str | None, **given: Any) -> None:
+def command(target: str | None, config: str | None, **given: Any) -> None:
     """Serve the webhook and give the updates to TARGET, for instance bot:handler.
 
     Each option is also an environment variable and a key of fasthook.toml; the command line goes first, the file last.
+    Several bots have a [[bot]] table each in fasthook.toml; TARGET is then that of the tables without one.
     """
-    settings = settings_from(config, given)
-    redact = set_up(settings)
+    found = configured_from(config, given, target)
+    settings, several = found.settings, bool(found.tables)
+    if target is None and not several:
+        raise click.UsageError("missing argument 'TARGET', or [[bot]] tables in fasthook.toml")
+    redact = set_up(settings, hidden=[text for table in found.tables for text in table.hidden])
 
     from fasthook.asgi import Hook
+    from fasthook.bots import Bots
     from fasthook.handlers import StartError, TargetError, WorkersError, load
     from fasthook.queues import QueueError
     from fasthook.server import ServerError, run
@@ -30,16 +38,20 @@ def command(target: str, config: str | None, **given: Any) -> None:
     from fasthook.wording import bots_frames
 
     try:
-        if settings.in_processes:
+        if several:
+            file = config_file(config, os.environ)
+            reread = lambda: configured(given, os.environ, file, target)  # noqa: E731
+            hook = Hook.of(None, settings, bots=Bots(found, reread=reread, hide=redact.hide))
+        elif settings.in_processes:
             hook = Hook.of(None, settings, target=target)
         else:
-            found = load(target)
-            hook = Hook.of(found.value, settings, lifespan=found.lifespan)
+            loaded = load(target or "")
+            hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
         code = run(hook)
     except TargetError as error:
         if error.__cause__ is not None:
             click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
-        fail(redact(f"{target}: {error}"), code=error.code)
+        fail(redact(str(error) if several else f"{target}: {error}"), code=error.code)
     except WorkersError as error:
         click.echo(redact(error.trace), err=True, nl=False)
         fail(redact(str(error)), code=error.code)

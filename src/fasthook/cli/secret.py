@@ -6,14 +6,23 @@ from typing import Any
 
 import click
 
-from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.cli.options import bot_option, each_bot, fail, settings_options
+from fasthook.settings import Settings
 
 
 @click.command("secret")
 @settings_options
-def command(config: str | None, **given: Any) -> None:
-    """Print the secret and the path of this token, as setWebhook wants them."""
-    settings = settings_from(config, given)
+@bot_option
+def command(config: str | None, bot_id: int | None, **given: Any) -> None:
+    """Print the secret and the path of this token, as setWebhook wants them; of several bots, those of each."""
+    bots = each_bot(config, given, bot_id)
+    for number, (settings, _) in enumerate(bots):
+        if len(bots) > 1:
+            click.echo(f"{'' if number == 0 else chr(10)}bot           {settings.bot_id}")
+        _print(settings)
+
+
+def _print(settings: Settings) -> None:
     if not settings.token and not settings.secret:
         fail("no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN", code=2)
     click.echo(f"secret_token  {settings.valid_secrets[0].decode()}")

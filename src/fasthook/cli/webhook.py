@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fasthook.cli import Commands
-from fasthook.cli.options import fail, settings_from, settings_options
+from fasthook.cli.options import bot_option, each_bot, fail, settings_options
 
 if TYPE_CHECKING:
     from fasthook.settings import Settings
@@ -38,12 +38,17 @@ def command() -> None:
 @command.command("set")
 @click.argument("target", required=False)
 @settings_options
-def set_webhook(target: str | None, config: str | None, **given: Any) -> None:
+@bot_option
+def set_webhook(target: str | None, config: str | None, bot_id: int | None, **given: Any) -> None:
     """Give Telegram the address in --public-url, with the secret and the options for it.
 
     With TARGET, Telegram is asked for the kinds of updates that this bot handles.
     """
-    settings, kinds = _bot(target, config, given)
+    for settings, kinds in _bots(target, config, given, bot_id):
+        _set(settings, kinds)
+
+
+def _set(settings: Settings, kinds: tuple[str, ...] | None) -> None:
     if settings.webhook_url is None:
         fail("no address: set --public-url", code=2)
     from fasthook.telegram.webhook import Wanted
@@ -63,10 +68,14 @@ def set_webhook(target: str | None, config: str | None, **given: Any) -> None:
 
 @command.command("delete")
 @settings_options
-def delete_webhook(config: str | None, **given: Any) -> None:
+@bot_option
+def delete_webhook(config: str | None, bot_id: int | None, **given: Any) -> None:
     """Remove the webhook. Updates wait with Telegram for a day, or are dropped with --drop-pending."""
-    settings, _ = _bot(None, config, given)
+    for settings, _ in _bots(None, config, given, bot_id, load_targets=False):
+        _delete(settings)
 
+
+def _delete(settings: Settings) -> None:
     async def work(api: BotAPI) -> str:
         old = await api.call("getWebhookInfo")
         await api.call("deleteWebhook", drop_pending_updates=settings.drop_pending or None)
@@ -81,21 +90,17 @@ def delete_webhook(config: str | None, **given: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Look again every 5 seconds, until Ctrl-C.")
 @settings_options
-def info(target: str | None, as_json: bool, watch: bool, config: str | None, **given: Any) -> None:
+@bot_option
+def info(target: str | None, as_json: bool, watch: bool, config: str | None, bot_id: int | None, **given: Any) -> None:
     """Show what Telegram says about the webhook, beside what this configuration wants, and explain what is wrong.
 
     Exit code 0: all is well; 1: something is wrong.
     """
-    settings, kinds = _bot(target, config, given)
+    bots = _bots(target, config, given, bot_id)
     healthy = True
     try:
         while True:
-            try:
-                healthy, words = _look(settings, kinds, as_json)
-            except Unanswered as error:
-                if not watch:
-                    fail(str(error), code=1)
-                healthy, words = False, json.dumps({"healthy": False, "error": str(error)}) if as_json else str(error)
+            healthy, words = _looks(bots, as_json, watch)
             click.echo(words if as_json or not watch else f"{time.strftime('%H:%M:%S')}  {words}\n")
             if not watch:
                 break
@@ -135,9 +140,20 @@ class Unanswered(Exception):
     """Telegram refuses, or gives no answer. The message is one line."""
 
 
-def _bot(target: str | None, config: str | None, given: dict[str, Any]) -> tuple[Settings, tuple[str, ...] | None]:
+def _bots(
+    target: str | None, config: str | None, given: dict[str, Any], bot_id: int | None, *, load_targets: bool = True
+) -> list[tuple[Settings, tuple[str, ...] | None]]:
+    """The settings of each bot that is meant, and the kinds of updates that it handles, if known.
+
+    `target`: of a bot that has none of its own. `load_targets`: whether to ask the bots' own for the kinds.
+    """
+    bots = each_bot(config, given, bot_id)
+    return [_bot((own if load_targets else None) or target, settings) for settings, own in bots]
+
+
+def _bot(target: str | None, settings: Settings) -> tuple[Settings, tuple[str, ...] | None]:
     """The settings, with the token of TARGET's bot, and the kinds of updates that it handles, if known."""
-    settings, kinds = settings_from(config, given), None
+    kinds = None
     if target is not None:
         from fasthook.handlers import TargetError, complete, kinds_of, load
 
@@ -182,6 +198,20 @@ def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
         raise Unanswered(f"--certificate: {error.filename}: {error.strerror}") from None
 
 
+def _looks(bots: list[tuple[Settings, tuple[str, ...] | None]], as_json: bool, watch: bool) -> tuple[bool, str]:
+    """A look at each webhook: whether all is well, and the words for it. Only `watch` goes on without an answer."""
+    looks = []
+    for settings, kinds in bots:
+        try:
+            looks.append(_look(settings, kinds, as_json))
+        except Unanswered as error:
+            if not watch:
+                fail(str(error), code=1)
+            words = json.dumps({"healthy": False, "error": str(error)}) if as_json else str(error)
+            looks.append((False, words))
+    return all(well for well, _ in looks), ("\n" if as_json else "\n\n").join(words for _, words in looks)
+
+
 def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> tuple[bool, str]:
     """One look at the webhook: whether all is well, and the words for it. Unanswered: Telegram doesn't say."""
     from fasthook.telegram.webhook import Wanted, host_of, problems
@@ -195,7 +225,9 @@ def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> t
     resolve = None if settings.local_api else _resolve(host_of(told.get("url", "")))
     found = problems(told, wanted, time.time(), resolve)
     if as_json:
-        words = json.dumps({"healthy": not found, "webhook": told, "problems": [asdict(one) for one in found]})
+        words = json.dumps(
+            {"bot": settings.bot_id, "healthy": not found, "webhook": told, "problems": [asdict(one) for one in found]}
+        )
     else:
         words = _table(settings, told, wanted, found)
     return not found, words

@@ -6,6 +6,7 @@ import mmap
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from fasthook._core import Gate, Handling, Stats
 from fasthook._protocol import EDGE_COUNTERS
+from fasthook._scan import Admitted
 
 #: Why updates become dead letters; any other reason counts as the last.
 REASONS = ("failed", "timeout", "invalid", "reply failed", "expired", "crashed the worker", "other")
@@ -30,7 +32,7 @@ class Layout:
     commit: ClassVar[int] = 1
     lag: ClassVar[int] = 2
     wait: ClassVar[int] = 3
-    handlers: ClassVar[int] = 4  # the first of them
+    handlers: ClassVar[int] = 4  # the first of them; those of each path together
 
     @cached_property
     def in_flight(self) -> int:
@@ -61,7 +63,7 @@ class Layout:
 
     @property
     def histograms(self) -> int:
-        return self.handlers + Handling.histograms()
+        return self.handlers + self.paths * Handling.histograms()
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +81,12 @@ class Counts:
     def __init__(self, stats: Stats, layout: Layout) -> None:
         self.stats = stats
         self._layout = layout
-        self.handling = Handling(stats, layout.in_flight, layout.wait, layout.handlers)
+        self.handling = self.handling_of(1)
+
+    def handling_of(self, row: int) -> Handling:
+        """What counts the runs of the bot that has this row of the gate."""
+        first = self._layout.handlers + (row - 1) * Handling.histograms()
+        return Handling(self.stats, self._layout.in_flight, self._layout.wait, first)
 
     @classmethod
     def alone(cls, layout: Layout) -> Counts:
@@ -108,6 +115,24 @@ class Counts:
         """The loop's next beat is then, monotonic s; 0: there is none."""
         place = self._layout.due
         self.stats.add(place, int(due * 1e9) - self.stats.counter(place))
+
+
+class HandlingByBot:
+    """Counts the runs of several bots' handlers, each in its own histograms. `row`: of the gate, that a bot has."""
+
+    def __init__(self, counts: Counts, row: Callable[[int], int]) -> None:
+        self._counts = counts
+        self._row = row
+        self._of: dict[int, Handling] = {}
+
+    def started(self, update: Admitted, since: float, now: float) -> None:
+        of = self._of.get(update.bot_id)
+        if of is None:
+            of = self._of[update.bot_id] = self._counts.handling_of(self._row(update.bot_id))
+        of.started(update, since, now)
+
+    def ended(self, update: Admitted, began: float, outcome: int) -> float:
+        return self._of[update.bot_id].ended(update, began, outcome)
 
 
 @dataclass

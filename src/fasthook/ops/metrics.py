@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from fasthook._core import OUTCOMES, VERDICTS, Gate
+from fasthook._core import OUTCOMES, VERDICTS, Gate, Handling
 from fasthook._protocol import EDGE_COUNTERS
 from fasthook._scan import KINDS
 from fasthook.ops.blocks import REASONS, Histogram, Totals
@@ -50,7 +50,9 @@ class _Collector(Collector):
         self._receiver = health.receiver
         self._blocks = health.receiver.blocks  # another's, when the start has come so far
         self._layout = self._blocks.layout
-        self._bots = (str(health.receiver.settings.bot_id),)  # in the order of their rows
+        has_gate = self._receiver.running or not health.starting
+        rows: dict[int, int] = self._receiver.gate.rows if has_gate else {}
+        self._bots = tuple(str(bot) for bot in sorted(rows, key=rows.__getitem__))  # those that there are and were
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: the registry is of one scrape."""
@@ -107,9 +109,10 @@ class _Collector(Collector):
         )
         for number, histogram in sorted(total.histograms.items()):
             if number >= self._layout.handlers:
-                kind, outcome = divmod(number - self._layout.handlers, len(OUTCOMES))
+                row, place = divmod(number - self._layout.handlers, Handling.histograms())
+                kind, outcome = divmod(place, len(OUTCOMES))
                 buckets = _buckets(histogram, _COARSE)
-                handlers.add_metric([self._bots[0], KINDS[kind], OUTCOMES[outcome]], buckets, histogram.sum / 1e9)
+                handlers.add_metric([self._bots[row], KINDS[kind], OUTCOMES[outcome]], buckets, histogram.sum / 1e9)
         yield handlers
         yield self._histogram(
             "fasthook_wait_seconds",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from fasthook._core import Shares
     from fasthook.settings import Settings
     from fasthook.update import Update
 
@@ -145,6 +146,10 @@ class Queue(Protocol):
         """
         ...
 
+    def bots_changed(self) -> None:
+        """The bots that share the memory are others now."""
+        ...
+
     async def abandon(self) -> None:
         """Give up what `open` has taken, as far as it came: nothing was put or settled."""
         ...
@@ -155,11 +160,16 @@ class Queue(Protocol):
 
 
 def open_queue(
-    settings: Settings, *, owner: bool = True, committed: Callable[[float], None] = lambda seconds: None
+    settings: Settings,
+    *,
+    owner: bool = True,
+    committed: Callable[[float], None] = lambda seconds: None,
+    shares: Shares | None = None,
 ) -> Queue:
     """The queue that the settings name (`memory:`, `journal:DIR`), not open yet. `owner`: the state directory is ours.
 
-    `committed`: told how many seconds each commit took. ValueError: no such kind of queue.
+    `committed`: told how many seconds each commit took. `shares`: places in memory of several bots. ValueError: no such
+    kind of queue.
     """
     kind, _, place = settings.queue.partition(":")
     if kind == "memory":
@@ -177,5 +187,6 @@ def open_queue(
             committed=committed,
             share=_SHARE if settings.order == "chat" else settings.queue_size,
             keep=settings.keep_handled,
+            shares=shares,
         )
     raise ValueError(f"no queue is named by {settings.queue!r}")

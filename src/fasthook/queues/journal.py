@@ -19,6 +19,7 @@ from typing import Any
 
 import lmdb
 
+from fasthook._core import Shares
 from fasthook.queues import (
     REPLY_BYTES,
     Answered,
@@ -57,6 +58,7 @@ class JournalQueue:
     `window`: how many updates are in memory at most; the others wait on disk. `share`: how many of one chat, None for
     as many. `remember`: how many ids of handled updates stay known. `limit`: bytes that the file may grow to. `keep`:
     seconds that handled updates are kept, None for not at all. `committed`: told how many seconds each commit took.
+    `shares`: divides the window among several bots.
     """
 
     durable = True
@@ -71,6 +73,7 @@ class JournalQueue:
         share: int | None = None,
         keep: float | None = None,
         committed: Callable[[float], None] = lambda seconds: None,
+        shares: Shares | None = None,
     ) -> None:
         self.depth = 0
         self.used = 0
@@ -85,7 +88,7 @@ class JournalQueue:
         self._failing = False  # the last commit did
         self._number = 0  # the last that was given
         self._begun = 0  # the last that was given before this start
-        self._window = Window(window, share or window, self._read, self._get, self._enter)
+        self._window = Window(window, share or window, self._read, self._get, self._enter, shares)
         self._new: deque[Update] = deque()
         self._done: list[Done] = []
         self._moved = 0  # bytes that these write
@@ -182,6 +185,12 @@ class JournalQueue:
     def tried(self, delivery: Delivery) -> None:
         self._tried[delivery.place] = delivery.update
         self._commit_soon(_PAUSE)
+
+    def bots_changed(self) -> None:
+        try:
+            self._window.feed()
+        except DAMAGE as error:
+            self._is_damaged(error)
 
     async def requeue(self, numbers: Iterable[int]) -> int:
         return await self._wait_again(list(numbers))

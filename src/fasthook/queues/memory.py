@@ -177,6 +177,9 @@ class MemoryQueue:
         finally:
             store.close()
 
+    def bots_changed(self) -> None:
+        pass  # all is in memory
+
     async def abandon(self) -> None:
         await self._written()
 

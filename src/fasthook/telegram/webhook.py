@@ -128,7 +128,7 @@ async def keep_registered(settings: Settings, kinds: tuple[str, ...] | None) -> 
 
 async def _register_once(api: BotAPI, wanted: Wanted, settings: Settings) -> None:
     assert settings.token
-    file = settings.state_dir / "webhook"
+    file = settings.state_dir / f"webhook-{settings.bot_id}"
     mark = wanted.mark(settings.token)
     info = await api.call("getWebhookInfo")
     different = wanted.differs(info)
