@@ -126,7 +126,7 @@ class Stop:
                 bots.reload_again()
         elif workers is not None and not self._server.should_exit:
             self._notifier.reloading()
-            workers.crew.reload(self._notifier.ready)
+            workers.crew.reload.begin(self._notifier.ready)
 
     def _read(self, task: asyncio.Task[None]) -> None:
         self._reading = None

@@ -18,10 +18,11 @@ import orjson
 
 from fasthook._core import Shares
 from fasthook.bottables import BotTable
-from fasthook.crew import Crew, Worker
+from fasthook.crew import Crew
 from fasthook.frames import HEAD, UPDATE, FrameError, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
+from fasthook.link import Worker
 from fasthook.ops.blocks import Blocks
 from fasthook.settings import Settings
 from fasthook.telegram.files import is_packed, unpacked

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fasthook.crew import Worker
+    from fasthook.link import Worker
     from fasthook.receiver import Receiver
 
 #: Every reason there is for not being ready; the codes stay what they are.
