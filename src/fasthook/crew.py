@@ -179,6 +179,7 @@ class Crew:
 
     async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
+        worker.socket = ours
         await self._loop.create_unix_connection(lambda: worker, sock=ours)
         counts = worker.counts
         made = replace(told, name=worker.name, block=counts.file if counts else None)
@@ -356,7 +357,7 @@ class Crew:
     def _beat(self) -> None:
         beat = min(_LONGEST_BEAT, self._settings.worker_timeout / _BEATS)
         for worker in self.members:
-            if not worker.ready or worker.killed:
+            if not worker.ready or worker.retired or worker.killed:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
             worker.quiet = worker.silent > 0.0

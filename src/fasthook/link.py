@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, cast
@@ -54,6 +55,7 @@ class Worker(asyncio.Protocol):
         self.files: list[str] = []
         self.limit: int | None = None  # deliveries before it is recycled
         self._crew = crew
+        self.socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._reader = Reader(self._take, FROM_WORKER)
@@ -137,6 +139,11 @@ class Worker(asyncio.Protocol):
             self._crew.told(self, kind, payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # A write that failed ends the transport before that is read which the process wrote before its end.
+        with contextlib.suppress(OSError):
+            while self.socket and (data := self.socket.recv(_HIGH)):
+                self.data_received(data)
+        self.socket = None
         self._lost = True
         self._transport = None
         self.writable = False

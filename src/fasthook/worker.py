@@ -49,6 +49,7 @@ log = logging.getLogger("fasthook")
 
 THREADS = 32  # plain functions at once, if --concurrency allows as many
 _ORPHAN = 5.0  # seconds that an update may still take when the front door is gone
+_FAREWELL = 5.0  # seconds that a worker which leaves waits for the door
 _LONGEST_TRACE = 64 << 10  # characters of a traceback that are sent
 _LOOK = 1.0  # seconds between looks for modules that were imported meanwhile, and for the door
 
@@ -276,6 +277,7 @@ class _Work(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(self._take, FROM_DOOR)
         self._out: list[bytes] = []
+        self._has_said_all = False
         self._replies: dict[Update, bytes] = {}
         self._files: set[str] = set()
         self._modules = 0
@@ -319,6 +321,12 @@ class _Work(asyncio.Protocol):
             timer.cancel()
         self._beat.stop()
         self._flush()
+        self._has_said_all = True
+        if not self._transport.is_closing():
+            # The door closes the socket when it has read that this is the end; a door that writes meanwhile finds it
+            # open.
+            self._transport.write_eof()
+            await asyncio.wait([self._closed], timeout=_FAREWELL)
         self._transport.close()
         await self._closed
 
@@ -365,6 +373,8 @@ class _Work(asyncio.Protocol):
     # ------------------------------------------------------------ to the door
 
     def _send(self, kind: Kind, number: int = 0, payload: bytes = b"") -> None:
+        if self._has_said_all:
+            return
         if not self._out:
             self._loop.call_soon(self._flush)  # all outcomes of this turn of the loop in one write
         self._out.append(frame(kind, number, payload))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +136,41 @@ def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> N
     server.signal(signal.SIGHUP)
     assert server.wait() == 0
     assert len(bot.handled) == 20
+
+
+@pytest.mark.parametrize("how", ["it left", "it was killed"])
+def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> None:
+    """Although the door writes to its socket, which is closed, before it reads."""
+    begins = "\n\nasync def begins(update):\n    open('begun', 'w').close()\n    await handler(update)\n"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(begins)
+    server = start(
+        "--secret", SECRET, "--workers", "2", "--worker-timeout", "500ms", env={"PAUSE": "0.5"}, target="bot:begins"
+    )
+    old = worker_pids(server)
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    if how == "it left":
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers")
+    server.signal(signal.SIGSTOP)
+    try:
+        asyncio.run(until(lambda: bot.handled))
+        if how == "it left":
+            asyncio.run(until(lambda: not any(map(is_alive, old))))
+        for pid in old if how == "it was killed" else []:
+            asyncio.run(until(lambda pid=pid: is_asleep(pid)))  # type: ignore[misc]
+            os.kill(pid, signal.SIGKILL)
+            asyncio.run(until(lambda pid=pid: not is_alive(pid)))  # type: ignore[misc]
+    finally:
+        server.signal(signal.SIGCONT)
+    if how == "it was killed":
+        server.until("died: SIGKILL .* it had nothing in hand$", 2)
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [1, 2]
+
+
+def is_asleep(pid: int) -> bool:
+    """It waits for something: it has said what it had to say."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
