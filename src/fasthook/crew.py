@@ -40,7 +40,7 @@ _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
 _TO_LEAVE = 10.0  # seconds, behind the drain, for the bot's lifespan to end
-_HURRIED = 3.0
+_HURRIED = 1.0  # seconds, instead of that and of the drain, when a stop is hurried
 _POLL = 0.5  # seconds between looks at the source files
 
 
@@ -101,7 +101,7 @@ class Crew:
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
         self._at_once = 0  # deaths in a row of workers that were, and handled nothing
-        self.is_stopping = False
+        self.is_stopping = self._hurried = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
         self.sources = Sources()
@@ -247,8 +247,10 @@ class Crew:
         if not worker.retired:
             worker.retired = True
             self.owner.retiring(worker)
+        if self._hurried:
+            seconds = 0.0
         worker.send(Kind.LEAVE, repr(seconds).encode())
-        self._later(seconds + _TO_LEAVE, worker.kill, "it did not leave")
+        self._later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
 
     def gone(self, worker: Worker) -> None:
         """The process and its socket have come to their end."""
@@ -346,11 +348,11 @@ class Crew:
             timer.cancel()
 
     def hurry(self) -> None:
-        """Kill, in a moment, who has not left by then. Before `stop`, too."""
+        """Kill, in a moment, who has not left by then, in the stop under way or to come."""
+        self._hurried = True
         if self.is_stopping:
-            for worker in self.members:
-                worker.send(Kind.LEAVE, b"0")
-                self._later(_HURRIED, worker.kill, "it did not leave")
+            for worker in list(self.members):
+                self.retire(worker, 0.0)
 
     # ------------------------------------------------------------ heartbeat
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fasthook")
 
-_PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _OPS = "127.0.0.1:9090"
 _TOLD_SO = 16  # TLS connections above the limit that get through the handshake, and then 503
 _GRACE = 5  # seconds of the drain for requests that are still coming in

@@ -79,6 +79,27 @@ def test_a_second_signal_does_not_wait(start: Start, bot: Bot) -> None:
     assert bot.by_chat == {0: [0, 2], 1: [1, 3]}
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_does_not_wait_for_a_blocked_worker(start: Start, bot: Bot, workers: str) -> None:
+    """It is killed, and what waits behind it is kept, which only the door's memory has. The door's own loop is well."""
+    options = ("--secret", SECRET, "--workers", workers, "--queue", "memory:", "--max-requests", "1000")
+    server = start(*options, "--drain-timeout", "1h")
+    for update_id in range(10):
+        text = "block" if update_id == 0 else ""
+        assert server.post(samples.update(update_id, chat_id=5, text=text)).status == 200
+    server.signal(signal.SIGINT)
+    server.until("SIGINT: stopping")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    server.until("10 updates are not handled yet: they are kept, and handled first at the next start")
+    assert not server.find("a handler blocks the loop")
+    assert not any(map(is_alive, worker_pids(server)))
+    source = (bot.directory / "bot.py").read_text()
+    (bot.directory / "bot.py").write_text(source.replace('text == "block"', "False"))
+    assert start(*options).stop() == 0
+    assert bot.by_chat == {5: list(range(10))}
+
+
 @pytest.mark.parametrize("target", ["bot:plain", "bot:handler"])
 def test_retries_and_dead_letters(start: Start, bot: Bot, target: str) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--retries", "1", "--handler-timeout", "200ms", target=target)
