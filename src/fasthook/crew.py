@@ -36,6 +36,7 @@ log = logging.getLogger("fasthook.workers")
 _AT_ONCE = 5.0  # seconds: a worker that ends sooner, and has handled nothing, has died at once
 _IN_A_ROW = 5  # deaths at once that stop the server
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at once is replaced
+_LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
@@ -76,6 +77,10 @@ class Owner(Protocol):
         ...
 
 
+class SpawnError(WorkersError):
+    """The system starts no process now: of files, of processes or of memory there are too few."""
+
+
 class Crew:
     """`--workers` processes, each with the bot of `target`.
 
@@ -107,6 +112,7 @@ class Crew:
         self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()
         self._told_failure = False
+        self.trouble = ""  # why no process can be started now
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -114,9 +120,9 @@ class Crew:
         """Start all; they are ready at return. WorkersError: the bot does not start."""
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
-        for _ in range(self._settings.workers):
-            self.spawn()
         try:
+            for _ in range(self.size):
+                self.spawn()
             await self._started
         except BaseException:
             await self.stop(0.0)
@@ -138,7 +144,10 @@ class Crew:
     # ------------------------------------------------------------ start
 
     def spawn(self, replaces: Worker | None = None, bots: Mapping[int, BotTable] | None = None) -> Worker:
-        """Start a process. `replaces`: retired when this one is ready. `bots`: others than the crew has."""
+        """Start a process. `replaces`: retired when this one is ready. `bots`: others than the crew has.
+
+        SpawnError: the system has no room for it.
+        """
         told = self._told if bots is None else replace(self._told, bots=bots)
         concurrency, most = self._settings.concurrency, self._settings.max_requests
         taken = {one.number for one in self.members}
@@ -148,20 +157,17 @@ class Crew:
             worker.shares = Shares(worker.window, (table.bot_id for table in told.bots.values()))
         if most is not None:
             worker.limit = most - random.randrange(most // 10 + 1)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A fresh interpreter; its own process group, so that a terminal's Ctrl-C reaches the door alone.
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
+        ours, process = _start_process()
         worker.pid = process.pid
+        try:
+            threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
+        except RuntimeError as error:
+            ours.close()
+            process.kill()
+            process.wait()
+            raise SpawnError(f"a worker process cannot be started: {error}") from None
         worker.counts = self._add_block(worker)
         self.members.append(worker)
-        threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
         self._begin(self._connect(worker, ours, told))
         return worker
 
@@ -180,7 +186,12 @@ class Crew:
     async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
         worker.socket = ours
-        await self._loop.create_unix_connection(lambda: worker, sock=ours)
+        try:
+            await self._loop.create_unix_connection(lambda: worker, sock=ours)
+        except OSError as error:
+            worker.kill(f"its socket cannot be used: {error.strerror}")
+            worker.connection_lost(error)
+            return
         counts = worker.counts
         made = replace(told, name=worker.name, block=counts.file if counts else None)
         worker.send(Kind.SET_UP, pickle.dumps(made))
@@ -277,10 +288,13 @@ class Crew:
             self.reload.give_up(worker)
         elif worker.replaces and not worker.ready:
             self._told_refusal(worker)
-            log.error("%r: its successor does not start, it goes on", worker.replaces)
-            worker.replaces.limit = worker.replaces.given + (self._settings.max_requests or 1000)
+            self._goes_on(worker.replaces, "its successor does not start")
         else:
             self._replace(worker)
+
+    def _goes_on(self, worker: Worker, why: str) -> None:
+        log.error("%r goes on: %s", worker, why)
+        worker.limit = worker.given + (self._settings.max_requests or 1000)
 
     def _replace(self, worker: Worker) -> None:
         """Start a successor, later the more have died at once; after five of these in a row stop the server."""
@@ -313,9 +327,26 @@ class Crew:
         if worker.ready:
             self._blocks.restarts += 1
         if pause:
-            self._later(min(pause, _LAST_PAUSE), self.spawn)
+            self._later(min(pause, _LAST_PAUSE), self._fill)
         else:
+            self._fill()
+
+    def _fill(self, pause: float = _FIRST_PAUSE) -> None:
+        """Start a worker in the place of one that died, if there are too few; again later, if there is no room."""
+        there = [one for one in self.members if not (one.retired or one.replaces or self.reload.brings(one))]
+        if self.is_stopping or len(there) >= self.size:
+            return
+        try:
             self.spawn()
+        except SpawnError as error:
+            if not self.trouble:
+                log.error("%s: tried again until one can", error)
+            self.trouble = str(error)
+            self._blocks.refused += 1
+            self.owner.not_replaced()
+            self._later(pause, self._fill, min(2 * pause, _LONGEST_PAUSE))
+        else:
+            self.trouble = ""
 
     def progress(self) -> None:
         """A worker has handled something."""
@@ -392,8 +423,13 @@ class Crew:
         """Replace one worker: its successor starts first."""
         if self.is_stopping or worker.retired or self.reload.is_under_way:
             return
-        if not any(one.replaces is worker for one in self.members):
+        if any(one.replaces is worker for one in self.members):
+            return
+        try:
             self.spawn(replaces=worker)
+        except SpawnError as error:
+            self._blocks.refused += 1
+            self._goes_on(worker, str(error))
 
     def _poll(self) -> None:
         """Reload when a source file of the bot has changed."""
@@ -416,3 +452,24 @@ class Crew:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A worker process, and the door's end of its socket pair. SpawnError: the system has no room for it."""
+    ours: socket.socket | None = None
+    try:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A fresh interpreter; its own process group, so that a terminal's Ctrl-C reaches the door alone.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+            )
+    except OSError as error:
+        if ours:
+            ours.close()
+        raise SpawnError(f"a worker process cannot be started: {error.strerror}") from None
+    return ours, process

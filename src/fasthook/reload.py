@@ -58,8 +58,11 @@ class Reload:
         log.info("reloading: %d new workers start", self._crew.size)
         self._new = []
         self._renewal, self._wanted = self._wanted, None
-        for _ in range(self._crew.size):
-            self._new.append(self._crew.spawn(bots=self._renewal.bots if self._renewal else None))
+        try:
+            for _ in range(self._crew.size):
+                self._new.append(self._crew.spawn(bots=self._renewal.bots if self._renewal else None))
+        except WorkersError as error:
+            self._give_up(error)
 
     async def renew(self, bots: Mapping[int, BotTable]) -> bool:
         """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""
@@ -86,12 +89,14 @@ class Reload:
 
     def give_up(self, worker: Worker) -> None:
         """One of the new workers has died before it was ready."""
-        why = worker.refused or WorkersError(f"a new worker died before it was ready ({worker.how})")
+        self._crew.watch(worker.files)
+        self._give_up(worker.refused or WorkersError(f"a new worker died before it was ready ({worker.how})"))
+
+    def _give_up(self, why: WorkersError) -> None:
         log.error("the new code does not start, the old workers go on: %s%s", why, below(why.trace))
         for one in self._new or []:
             if one in self._crew.members:
                 self._crew.retire(one, 0.0)
-        self._crew.watch(worker.files)
         self._end_renewal(False)
         self._end()
 

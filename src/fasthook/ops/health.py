@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fasthook.link import Worker
+    from fasthook.crew import Crew
     from fasthook.receiver import Receiver
 
 #: Every reason there is for not being ready; the codes stay what they are.
@@ -60,14 +60,14 @@ class Health:
                 found.append(Reason("loop_blocked", f"the event loop has not come round for {late:.0f} s"))
         workers = receiver.workers
         if workers is not None and "stopping" not in {reason.code for reason in found}:
-            found += _without_workers(workers.crew.members)
+            found += _without_workers(workers.crew)
         return found
 
 
-def _without_workers(members: list[Worker]) -> list[Reason]:
+def _without_workers(crew: Crew) -> list[Reason]:
     """No worker takes updates now: dead ones are being replaced, or the loops of all are blocked."""
-    able = [worker for worker in list(members) if worker.ready and not worker.retired and not worker.killed]
+    able = [worker for worker in list(crew.members) if worker.ready and not worker.retired and not worker.killed]
     if any(worker.blocked() <= _BLOCKED for worker in able):
         return []
-    words = f"the event loops of all {len(able)} are blocked" if able else "new ones are being started"
+    words = f"the event loops of all {len(able)} are blocked" if able else crew.trouble or "new ones are being started"
     return [Reason("no_worker", f"no worker process can handle updates: {words}")]

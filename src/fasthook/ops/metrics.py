@@ -172,6 +172,11 @@ class _Collector(Collector):
         yield CounterMetricFamily(
             "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._blocks.restarts
         )
+        yield CounterMetricFamily(
+            "fasthook_worker_start_failures",
+            "Worker processes that the system refused to start.",
+            value=self._blocks.refused,
+        )
         yield blocked
         yield cpu
         yield memory
