@@ -39,6 +39,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at on
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
+_NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
 _TO_LEAVE = 10.0  # seconds, behind the drain, for the bot's lifespan to end
 _HURRIED = 1.0  # seconds, instead of that and of the drain, when a stop is hurried
@@ -105,12 +106,13 @@ class Crew:
         self._settings = settings
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
-        self._at_once = 0  # deaths in a row of workers that were, and handled nothing
+        self.at_once = 0  # deaths of workers that were, and handled nothing, since anything was handled
         self.is_stopping = self._hurried = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
         self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()
+        self._longest_start = 0.0  # seconds
         self._told_failure = False
         self.trouble = ""  # why no process can be started now
         self._timers: set[asyncio.TimerHandle] = set()
@@ -135,6 +137,10 @@ class Crew:
     def size(self) -> int:
         """How many workers there should be."""
         return self._settings.workers
+
+    def patience(self, seconds: float) -> float:
+        """For how long a worker may be starting: so many seconds, or longer if this bot has needed long before."""
+        return max(seconds, 3 * self._longest_start)
 
     @property
     def serves(self) -> bool:
@@ -228,6 +234,7 @@ class Crew:
     def _ready(self, worker: Worker, files: list[str]) -> None:
         worker.ready = worker.writable = True
         worker.silent = 0.0
+        self._longest_start = max(self._longest_start, monotonic() - worker.born)
         self._unready = 0
         self._told_failure = False
         self.watch(files)
@@ -299,7 +306,8 @@ class Crew:
     def _replace(self, worker: Worker) -> None:
         """Start a successor, later the more have died at once; after five of these in a row stop the server."""
         pause = 0.0
-        if worker.refused and any(one.ready for one in self.members):
+        others = any(one.ready for one in self.members)
+        if (worker.refused or worker.late) and others:
             # What is on disk does not start any more, but others serve.
             self._unready += 1
             pause = _LAST_PAUSE if self._unready >= _IN_A_ROW else _FIRST_PAUSE * 2**self._unready
@@ -310,9 +318,10 @@ class Crew:
             pause = _FIRST_PAUSE * 2 ** (self._unready - 1)
             self.owner.not_replaced()
         elif not worker.finished and not worker.killed and monotonic() - worker.born < _AT_ONCE:
-            self._at_once += 1
-            pause = _FIRST_PAUSE * 2 ** (self._at_once - 1)
-        died = max(self._at_once, 0 if worker.refused and self.members else self._unready)
+            self.at_once += 1
+            pause = _FIRST_PAUSE * 2 ** (self.at_once - 1)
+        starts = (worker.refused and self.members) or (worker.late and others)
+        died = max(self.at_once, 0 if starts else self._unready)
         if died >= _IN_A_ROW:
             why = str(worker.refused) if worker.refused else f"the last: {worker.how}"
             error = WorkersError(
@@ -347,10 +356,6 @@ class Crew:
             self._later(pause, self._fill, min(2 * pause, _LONGEST_PAUSE))
         else:
             self.trouble = ""
-
-    def progress(self) -> None:
-        """A worker has handled something."""
-        self._at_once = 0
 
     def _told_refusal(self, worker: Worker) -> None:
         """Say once why a bot that has started before does not now."""
@@ -388,23 +393,28 @@ class Crew:
     # ------------------------------------------------------------ heartbeat
 
     def _beat(self) -> None:
-        beat = min(_LONGEST_BEAT, self._settings.worker_timeout / _BEATS)
+        timeout = self._settings.worker_timeout
+        beat = min(_LONGEST_BEAT, timeout / _BEATS)
+        to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
         for worker in self.members:
-            if not worker.ready or worker.retired or worker.killed:
+            if worker.retired or worker.killed:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
             worker.quiet = worker.silent > 0.0
             worker.silent += beat
-            if worker.silent > self._settings.worker_timeout + beat:
-                self._end_hung(worker)
+            if not worker.ready:
+                if worker.silent > to_start:
+                    worker.late = True
+                    self._end_hung(worker, f"has not come to the end of its start in {to_start:.0f} s")
+            elif worker.silent > timeout + beat:
+                self._end_hung(worker, f"has not answered for {timeout:g} s")
             else:
                 worker.send(Kind.PING)
         self._later(beat, self._beat)
 
-    def _end_hung(self, worker: Worker) -> None:
-        timeout = self._settings.worker_timeout
-        log.error("%r has not answered for %g s: it tells where it is, then it is killed", worker, timeout)
-        worker.killed = f"it did not answer for {timeout:g} s"
+    def _end_hung(self, worker: Worker, why: str) -> None:
+        log.error("%r %s: it tells where it is, then it is killed", worker, why)
+        worker.killed = f"it {why}"
         worker.signal(signal.SIGQUIT)  # faulthandler prints the stacks, whatever the interpreter does
         self._later(_TO_DUMP, worker.kill, "")
 

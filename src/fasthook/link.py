@@ -51,6 +51,7 @@ class Worker(asyncio.Protocol):
         self.silent = 0.0  # seconds without a sign of life
         self.quiet = False  # it has not answered the last ping yet: its loop may be blocked
         self.killed = ""  # why, if the door did it
+        self.late = False  # it did not come to the end of its start
         self.refused: WorkersError | None = None
         self.files: list[str] = []
         self.limit: int | None = None  # deliveries before it is recycled

@@ -42,6 +42,11 @@ class Reload:
     def is_under_way(self) -> bool:
         return self._new is not None
 
+    @property
+    def is_wanted_again(self) -> bool:
+        """There is newer code than that which starts now."""
+        return self._again
+
     def brings(self, worker: Worker) -> bool:
         """Whether it is one of the new workers."""
         return self._new is not None and worker in self._new

@@ -29,6 +29,7 @@ from fasthook.telegram.files import is_packed, unpacked
 
 log = logging.getLogger("fasthook.workers")
 
+_SOON = 5.0  # seconds that what a dead worker had in hand waits for its successor, or longer where starts are slow
 _DEATHS = 3  # of workers with an update in hand, before it is a dead letter
 _ALONE = 2  # deaths after which an update is handled with no other beside it
 _BURIAL = 10.0  # seconds that a stop waits for dead letters being written
@@ -69,7 +70,7 @@ class Workers(Lanes):
         self._unplaced: dict[int, deque[Lane]] = {}  # by bot, wait for a worker with room
         self._suspects: deque[Lane] = deque()
         self._quarantine: Worker | None = None  # the one that gets them
-        self._await_quarantine = False  # the successor of one that died will be it
+        self._await_quarantine: asyncio.TimerHandle | None = None  # the successor of one that died will be it
         self._number = 0
         self._turns_taken = itertools.count()
         self._turn: dict[Lane, int] = {}  # when those that wait for room began to
@@ -264,14 +265,14 @@ class Workers(Lanes):
         if worker.suspects and lane.first.deaths:
             worker.suspects -= 1
             worker.alone = False
+        if self.crew.at_once and kind != Kind.BACK:
+            self.crew.at_once = 0  # something was handled since
         keeps = False
         if kind == Kind.DONE:
             if result is not None:
                 keeps = self._answer(lane, result, worker.shares)
             else:
                 self._advance(lane)
-            if worker.finished == 1:
-                self.crew.progress()
         elif kind == Kind.FAILED:
             lane.first.failure = failure
             self._begin(self._failed(lane))
@@ -331,7 +332,7 @@ class Workers(Lanes):
     def joined(self, worker: Worker) -> None:
         self._serving.append(worker)
         if self._await_quarantine:
-            self._await_quarantine = False
+            self._end_wait()
             self._quarantine = worker
         if not self._stopped:
             self._wake()
@@ -340,8 +341,13 @@ class Workers(Lanes):
         self._wake()
 
     def not_replaced(self) -> None:
-        self._await_quarantine = False
+        self._end_wait()
         self._wake()
+
+    def _end_wait(self) -> None:
+        if self._await_quarantine:
+            self._await_quarantine.cancel()
+            self._await_quarantine = None
 
     def retiring(self, worker: Worker) -> None:
         self._part(worker)
@@ -379,7 +385,8 @@ class Workers(Lanes):
         self._ready.extendleft(reversed(lanes))
         # Its successor, so that no other suffers; one that leaves anyway has none.
         if self._quarantine is None and not worker.retired:
-            self._await_quarantine = True
+            self._end_wait()
+            self._await_quarantine = self._loop.call_later(self.crew.patience(_SOON), self.not_replaced)
         if not self._stopped:
             self._wake()
 

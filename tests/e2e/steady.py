@@ -109,6 +109,13 @@ def worker_pids(server: Server) -> list[int]:
     return [int(found[1]) for found in server.find(r"worker \d+ \(process (\d+)\) is ready$")]
 
 
+def children(server: Server) -> list[int]:
+    """The processes of the workers that live now, where there is /proc."""
+    pid = server.process.pid
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if is_alive(child)]
+
+
 def kill_one(server: Server) -> None:
     """kill -9 of one of the workers."""
     living = [pid for pid in worker_pids(server) if is_alive(pid)]

@@ -101,7 +101,7 @@ def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     server.until(r"has not answered for 1 s: it tells where it is, then it is killed$", 3)
     server.until(STACK, 3)
-    server.until(r"died: killed, because it did not answer for 1 s; it had in hand, .*update", 3)
+    server.until(r"died: killed, because it has not answered for 1 s; it had in hand, .*update", 3)
     [letter] = bot.dead
     assert letter.reason == "crashed the worker"
     assert samples.update(1, chat_id=999, text="block") == letter.raw
@@ -140,6 +140,53 @@ def test_one_update_that_crashes_brings_down_no_other(start: Start, bot: Bot) ->
     [letter] = bot.dead
     assert letter.reason == "crashed the worker"
     server.until(STACK, 3)
+
+
+def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot: Bot) -> None:
+    """Only workers that die one after the other, and nobody handles anything, do."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write("\n\nasync def dies(update):\n    if update['message']['text'] == 'crash':\n        os.abort()\n")
+        file.write("    done(update)\n")
+    server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
+    for n in range(4):
+        assert server.post(samples.update(100 + n, chat_id=100 + n, text="crash")).status == 200
+        server.until(f"update {100 + n} .message. is a dead letter after 1 attempts: crashed the worker")
+        assert server.post(samples.update(n, chat_id=n, text="")).status == 200
+        asyncio.run(until(lambda n=n: len(bot.handled) == n + 1))  # type: ignore[misc]
+    assert server.stop() == 0
+    assert len(server.find("died: SIGABRT")) == 10  # of twelve; the log is thinned
+    assert len(bot.dead) == 4
+
+
+def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(HANGS)
+    server = start("--secret", SECRET, "--workers", "2", target="bot:begins", env={"PAUSE": "1"})
+    assert server.post(samples.update(1, chat_id=1)).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    (bot.directory / "hang").touch()
+    os.kill(int((bot.directory / "begun").read_text()), signal.SIGKILL)
+    server.until("died: SIGKILL .* it had in hand, and they are delivered again: update 1$")
+    assert server.post(samples.update(2, chat_id=1)).status == 200
+    asyncio.run(until(lambda: len(bot.handled) == 2))
+    assert len(worker_pids(server)) == 2
+    (bot.directory / "hang").unlink()
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1, 2]}
+
+
+HANGS = """
+import time
+
+while os.path.exists("hang"):
+    time.sleep(0.01)
+
+async def begins(update):
+    with open("begun", "w") as file:
+        file.write(str(os.getpid()))
+    await handler(update)
+"""
 
 
 def test_a_worker_that_ends_by_itself(start: Start, bot: Bot) -> None:

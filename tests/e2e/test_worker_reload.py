@@ -13,7 +13,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Server
-from e2e.steady import Steady, check_once, is_alive, until, worker_pids
+from e2e.steady import Steady, check_once, children, is_alive, until, worker_pids
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
@@ -136,6 +136,41 @@ def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> N
     server.signal(signal.SIGHUP)
     assert server.wait() == 0
     assert len(bot.handled) == 20
+
+
+HANGS = "\n\nwhile os.path.exists('hang'):\n    __import__('time').sleep(0.01)\n"
+
+
+def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
+    """The log says where it hangs, the old workers go on, and the next reload is as any."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(HANGS)
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "1s")
+    (bot.directory / "hang").touch()
+    server.signal(signal.SIGHUP)
+    server.until(BROKEN + r"a new worker died before it was ready .killed, because it has not come to the end of its ")
+    server.until(r'File ".*/bot.py", line \d+ in <module>')
+    asyncio.run(until(lambda: sum(map(is_alive, children(server))) == 2))
+    assert server.post(samples.update(1)).status == 200
+    (bot.directory / "hang").unlink()
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [1, 2]
+
+
+def test_new_code_that_hangs_makes_room_for_newer(start: Start, bot: Bot) -> None:
+    """Long before --worker-timeout."""
+    good = (bot.directory / "bot.py").read_text()
+    server = start("--secret", SECRET, "--workers", "2", "--reload")
+    (bot.directory / "hang").touch()
+    (bot.directory / "bot.py").write_text(good + "\n\nopen(f'hangs-{os.getpid()}', 'w').close()\n" + HANGS)
+    asyncio.run(until(lambda: len(list(bot.directory.glob("hangs-*"))) == 2))
+    (bot.directory / "bot.py").write_text(good + "\n# mended\n")
+    server.until("reloaded: workers")
+    assert len(server.find(BROKEN)) == 1
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("how", ["it left", "it was killed"])

@@ -19,19 +19,12 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import SECRET, Server, answer
-from e2e.steady import is_alive, until, worker_pids
+from e2e.steady import children, until, worker_pids
 from fasthook.testing import samples
 from ops.scrape import Ops
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and sets the limits of a process")
 Start = Callable[..., Server]
-
-
-def children(server: Server) -> list[int]:
-    """The worker processes that live."""
-    pid = server.process.pid
-    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [child for child in found if is_alive(child)]
 
 
 def test_no_room_for_a_process(start: Start, bot: Bot) -> None:
