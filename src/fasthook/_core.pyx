@@ -760,7 +760,8 @@ cdef class Gate:
     of its own: the verdicts in the order of `VERDICTS`, then the admitted updates by kind, then the updates that
     were known. With `answers_later` a door counts the verdict on what it was given an update for, when it is known.
     `auth`: buckets of callers whose secret was wrong, None: no limit. `chats`: buckets of chats, None: no limit.
-    `shares`: divides the room among several bots. `generation` changes whenever a path or a secret does. `max_body`: bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
+    `shares`: divides the room among several bots. `generation` changes whenever a path or a secret does. `max_body`:
+    bytes. `update`: the class that admitted updates are made of, `Admitted` or one derived from it.
     """
 
     def __cinit__(self, DedupRing ring not None, Stats stats not None, *, TokenBuckets auth = None,

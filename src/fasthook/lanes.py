@@ -254,7 +254,7 @@ class Lanes(abc.ABC):
             self._ready.append(lane)
         else:
             del self._lanes[lane.key]
-        if self._draining and self._is_empty():
+        if self._draining and (not self._lanes or self._turns is not None) and self._is_empty():
             self._empty.set()
 
     async def _failed(self, lane: Lane) -> None:

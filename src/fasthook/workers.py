@@ -128,8 +128,8 @@ class Workers(Lanes):
         if self._unplaced:
             self._place_waiting()
         for worker in self._serving:
-            for bot in list(worker.waiting):
-                while bot in worker.waiting and not worker.closed and _has_room(worker, bot):
+            for bot, queue in list(worker.waiting.items()):
+                while queue and not worker.closed and _has_room(worker, bot):
                     self._give(worker, self._from_queue(worker.waiting, bot))
         ready = self._ready
         while ready:
@@ -190,7 +190,10 @@ class Workers(Lanes):
 
     def _queue(self, lane: Lane, behind: dict[int, deque[Lane]]) -> None:
         self._turn[lane] = next(self._turns_taken)
-        behind.setdefault(lane.bot, deque()).append(lane)
+        queue = behind.get(lane.bot)
+        if queue is None:
+            behind[lane.bot] = queue = deque()
+        queue.append(lane)
 
     def _from_queue(self, queues: dict[int, deque[Lane]], bot: int) -> Lane:
         queue = queues[bot]
@@ -411,9 +414,11 @@ def _returned(payload: bytes) -> Any:
 
 
 def _has_room(worker: Worker, bot: int) -> bool:
-    if not worker.writable or len(worker.in_hand) >= worker.window:
-        return False
-    return worker.shares is None or worker.shares.has_room(bot)
+    return (
+        worker.writable
+        and len(worker.in_hand) < worker.window
+        and (worker.shares is None or worker.shares.has_room(bot))
+    )
 
 
 def _in_hand(lanes: list[Lane]) -> str:

@@ -195,19 +195,33 @@ def test_the_secret_of_each(bots: Bots) -> None:
     assert alone == said.partition("bot           43\n")[2]
 
 
-def test_metrics_of_each(serve: Callable[..., Server], bots: Bots) -> None:
-    bots.write(table(FIRST), table(SECOND))
-    server = serve("--ops", "127.0.0.1:0", "--retries", "0")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_metrics_of_each(serve: Callable[..., Server], bots: Bots, workers: str) -> None:
+    """SECOND comes while the server runs; who went before it keeps its numbers."""
+    bots.write(table(FIRST), table(THIRD))
+    server = serve("--ops", "127.0.0.1:0", "--retries", "0", "--workers", workers)
+    assert post(server, THIRD, 1).status == 200
+    wait(lambda: bots.handled(THIRD))
+    bots.write(table(SECOND), table(FIRST))
+    reload(server)
     for update_id in range(3):
         assert post(server, FIRST, update_id).status == 200
     assert post(server, SECOND, 1).status == 200
     assert post(server, SECOND, 2, "raise").status == 200
     assert post(server, SECOND, 2, "raise").status == 200
     ops = Ops.of(server)
-    page = ops.until(lambda page: sum(page.by("fasthook_handler_seconds_count", "bot", outcome="failed").values()))
-    assert page.by("fasthook_updates_total", "bot", kind="message") == {"42": 3, "43": 2}
+    page = ops.until(
+        lambda page: (
+            [
+                sum(page.by("fasthook_handler_seconds_count", "bot", outcome=outcome).values())
+                for outcome in ("handled", "failed")
+            ]
+            == [5, 1]
+        )
+    )
+    assert page.by("fasthook_updates_total", "bot", kind="message") == {"42": 3, "43": 2, "44": 1}
     assert page.by("fasthook_duplicates_total", "bot") == {"43": 1}
-    assert page.by("fasthook_handler_seconds_count", "bot", outcome="handled") == {"42": 3, "43": 1}
+    assert page.by("fasthook_handler_seconds_count", "bot", outcome="handled") == {"42": 3, "43": 1, "44": 1}
     assert page.by("fasthook_handler_seconds_count", "bot", outcome="failed") == {"43": 1}
 
 

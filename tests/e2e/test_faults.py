@@ -109,6 +109,31 @@ def test_a_sync_that_finds_no_room(serve: Start, bot: Bot, disk: Disk) -> None:
     assert waiting(bot) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("beside", [True, False], ids=["beside it", "nowhere"])
+def test_a_stop_on_a_bad_disk(serve: Start, bot: Bot, disk: Disk, beside: bool) -> None:
+    """What was handled cannot be taken out of the journal, but perhaps written down beside it for the next start."""
+    server = serve(env=disk.env | {"PAUSE": "0.5"})
+    assert post(server, 1) == [200]
+    disk.fail("write", errno.ENOSPC)
+    server.until("the journal .fasthook/journal cannot be written")
+    if not beside:
+        (bot.directory / ".fasthook/journal/settled.new").mkdir()
+    assert server.stop() == (0 if beside else 1)
+    assert [one.update_id for one in bot.handled] == [1]
+    if beside:
+        server.until("1 handled updates could not be taken out of the journal: they are in .fasthook/journal/settled")
+    else:
+        server.until(
+            "1 updates were handled and cannot be taken out of the journal .fasthook/journal: they will be handled "
+            "again after the next start: Is a directory"
+        )
+    disk.heal()
+    server = serve()
+    assert post(server, 2) == [200]
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled if one.update_id == 1] == [1] * (1 if beside else 2)
+
+
 def test_dead_letters_on_a_full_disk(serve: Start, bot: Bot, disk: Disk) -> None:
     server = serve(env=disk.env)
     assert server.post(b"not an update").status == 200

@@ -21,7 +21,7 @@ from e2e.faults import Disk, Step
 from e2e.process import SECRET, Server
 from fasthook.queues.journal import Journal
 from fasthook.queues.probe import check
-from fasthook.queues.tables import ID
+from fasthook.queues.tables import HANDLED, ID, NUMBER
 from fasthook.testing import samples
 
 SECTOR = 512
@@ -99,7 +99,8 @@ def known(directory: Path) -> set[int]:
     try:
         with journal.env.begin() as txn:
             ids = {bytes(name) for name, _ in txn.cursor(db=journal.ids)}
-            done = {bytes(name) for _, name in txn.cursor(db=journal.done)}
+            rows = [bytes(row) for _, row in txn.cursor(db=journal.done)]
+            done = {row[at + NUMBER.size : at + HANDLED] for row in rows for at in range(0, len(row), HANDLED)}
             numbers = {bytes(number) for number, _ in txn.cursor(db=journal.waiting)}
             safe = {name for name in ids if name in done or txn.get(name, db=journal.ids) in numbers}
         assert safe == ids

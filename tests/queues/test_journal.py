@@ -164,18 +164,39 @@ def test_the_oldest_ids_are_forgotten_in_order(run: Run, journal: Path) -> None:
         await one.put(*range(10))
         one.settle(*range(6))
         assert await one.put(10) == [SAFE]  # goes along with what was settled
-        assert await one.put(*range(3, 10)) == [KNOWN] * 7
-        one.settle(6)
-        assert await one.put(11) == [SAFE]
-        assert await one.put(4, 5, 6) == [KNOWN] * 3
-        assert await one.put(3) == [SAFE]
+        for settled in (6, 7):
+            one.settle(settled)
+            assert await one.put(settled + 5) == [SAFE]
+            assert await one.put(*range(10)) == [KNOWN] * 10  # those of one commit are forgotten together
+        one.settle(8)
+        assert await one.put(13) == [SAFE]
+        assert await one.put(6, 7, 8) == [KNOWN] * 3
+        assert await one.put(*range(6)) == [SAFE] * 6
         await one.close()
         one = await opened(journal, remember=1)
-        assert one.ids == [7, 8, 9, 10, 11, 3]
-        one.settle(7)
-        assert await one.put(12) == [SAFE]
-        assert await one.put(7) == [KNOWN]
-        assert await one.put(4, 5, 6) == [SAFE] * 3
+        assert one.ids == [9, 10, 11, 12, 13, *range(6)]
+        one.settle(9)
+        assert await one.put(14) == [SAFE]
+        assert await one.put(9) == [KNOWN]
+        assert await one.put(6, 7, 8) == [SAFE] * 3
+        await one.close()
+
+    run(main())
+
+
+def test_an_update_that_waits_again_is_not_forgotten_with_its_first_time(run: Run, journal: Path) -> None:
+    async def main() -> None:
+        one = await opened(journal, remember=1)
+        await one.put(*range(4))
+        first = one.delivered[0].update
+        one.settle(0)
+        await one.put(4)
+        assert await one.queue.again([first]) == 1
+        for settled in (1, 2, 3):
+            one.settle(settled)
+            await one.put(10 + settled)
+        assert await one.put(1) == [SAFE]  # forgotten, and so is the first time of 0
+        assert await one.put(0) == [KNOWN]
         await one.close()
 
     run(main())

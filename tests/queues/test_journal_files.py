@@ -206,12 +206,12 @@ def test_an_empty_file_is_a_new_journal(run: Run, journal: Path) -> None:
     assert not survives(run, journal, b"")
 
 
-def test_a_newer_format_is_refused(run: Run, journal: Path) -> None:
+def test_another_format_is_refused(run: Run, journal: Path) -> None:
     filled(run, journal)
     with lmdb.open(str(journal), max_dbs=4, lock=False) as env, env.begin(write=True) as txn:
-        txn.put(b"format", b"2", db=env.open_db(b"meta", txn=txn))
+        txn.put(b"format", b"3", db=env.open_db(b"meta", txn=txn))
     image = (journal / "data.mdb").read_bytes()
-    said = f"^the journal {journal} is of a newer fasthook \\(format 2\\): use that one, or set another --queue$"
+    said = f"^the journal {journal} is of another fasthook \\(format 3\\): use that one, or set another --queue$"
     for _ in range(2):  # and it is given up, so that the other program can have it
         with pytest.raises(QueueError, match=said):
             Journal(journal)

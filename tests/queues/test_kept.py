@@ -271,7 +271,9 @@ def test_replies_stay_known_as_long_as_the_ids(run: Run, journal: Path) -> None:
         await one.put(*range(1, 6))
         for delivery in one.delivered[:4]:
             delivery.reply = b"{%d}" % delivery.update.update_id
-        one.settle(*range(1, 6))
+        for update_id in range(1, 6):
+            one.settle(update_id)
+            await one.put(10 + update_id)
         await one.close()
         one = await opened(journal, remember=3)
         assert [(name[1], reply) for name, reply in one.queue.replies()] == [(3, b"{3}"), (4, b"{4}")]

@@ -38,7 +38,16 @@ class Disk:
         update = self.inside.pop(number)
         del self.waiting[number]
         self.window.gone.discard(number)
+        left = len(self.inside)
         self.window.left(update.lane)
+        self._scan()
+        assert not self.window.paused or len(self.inside) == left
+
+    def go_on(self) -> None:
+        self.window.go_on()
+        self._scan()
+
+    def _scan(self) -> None:
         while self.window.wants and self.window.scan(self.last):
             pass
 
@@ -67,8 +76,13 @@ def test_all_come_out_once_and_in_order(seed: int) -> None:
             expected[lane].append(disk.last)
         elif disk.inside:
             disk.settle(chosen.choice(sorted(disk.inside)))
+        if chosen.random() < 0.05:
+            disk.window.paused = True
+        elif disk.window.paused and chosen.random() < 0.2:
+            disk.go_on()
         assert len(disk.inside) == disk.window.inside <= SIZE
         assert all(disk.count(bot) <= SIZE - 2 * disk.shares.each for bot in BOTS)
+    disk.go_on()
     while disk.inside:
         disk.settle(min(disk.inside))
     assert not disk.waiting

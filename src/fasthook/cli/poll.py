@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fasthook.cli.ending import in_a_line
 from fasthook.cli.options import configured_from, fail, settings_options
 from fasthook.logs import set_up
 
@@ -34,40 +34,29 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
     redact = set_up(settings)
 
     from fasthook.asgi import Hook
-    from fasthook.handlers import StartError, TargetError, WorkersError, load
-    from fasthook.queues import QueueError
-    from fasthook.server import ServerError, open_ops, run_loop
-    from fasthook.state import StateError
+    from fasthook.handlers import load
+    from fasthook.server import open_ops, run_loop
     from fasthook.systemd import Notifier
     from fasthook.telegram.polling import NO_TOKEN, PollError, serve, webhook_of
-    from fasthook.wording import bots_frames
 
-    try:
-        if settings.in_processes:
-            hook = Hook.of(None, settings, target=target)
-        else:
-            loaded = load(target)
-            hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
-        if hook.settings.token:
-            url = asyncio.run(webhook_of(hook.settings))
-        elif settings.in_processes:
-            url = None  # the token may be the bot's own, which its workers will tell
-        else:
-            fail(NO_TOKEN, code=2)
-        removes = _may_take_over(hook.settings, url, take_over)
-        with open_ops(settings) as ops:
-            code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=removes))
-    except TargetError as error:
-        if error.__cause__ is not None:
-            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
-        fail(redact(f"{target}: {error}"), code=error.code)
-    except WorkersError as error:
-        click.echo(redact(error.trace), err=True, nl=False)
-        fail(redact(str(error)), code=error.code)
-    except PollError as error:
-        fail(redact(str(error)), code=error.code)
-    except (ServerError, StartError, StateError, QueueError) as error:
-        fail(redact(str(error)), code=1)
+    with in_a_line(redact, target):
+        try:
+            if settings.in_processes:
+                hook = Hook.of(None, settings, target=target)
+            else:
+                loaded = load(target)
+                hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
+            if hook.settings.token:
+                url = asyncio.run(webhook_of(hook.settings))
+            elif settings.in_processes:
+                url = None  # the token may be the bot's own, which its workers will tell
+            else:
+                fail(NO_TOKEN, code=2)
+            removes = _may_take_over(hook.settings, url, take_over)
+            with open_ops(settings) as ops:
+                code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=removes))
+        except PollError as error:
+            fail(redact(str(error)), code=error.code)
     raise SystemExit(code)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import traceback
 from typing import Any
 
 import click
 
 from fasthook.bottables import configured
-from fasthook.cli.options import configured_from, fail, settings_options
+from fasthook.cli.ending import in_a_line
+from fasthook.cli.options import configured_from, settings_options
 from fasthook.logs import set_up
 from fasthook.settings import config_file
 
@@ -31,13 +31,10 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
 
     from fasthook.asgi import Hook
     from fasthook.bots import Bots
-    from fasthook.handlers import StartError, TargetError, WorkersError, load
-    from fasthook.queues import QueueError
-    from fasthook.server import ServerError, run
-    from fasthook.state import StateError
-    from fasthook.wording import bots_frames
+    from fasthook.handlers import load
+    from fasthook.server import run
 
-    try:
+    with in_a_line(redact, None if several else target):
         if several:
             file = config_file(config, os.environ)
             reread = lambda: configured(given, os.environ, file, target)  # noqa: E731
@@ -48,13 +45,4 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
             loaded = load(target or "")
             hook = Hook.of(loaded.value, settings, lifespan=loaded.lifespan)
         code = run(hook)
-    except TargetError as error:
-        if error.__cause__ is not None:
-            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
-        fail(redact(str(error) if several else f"{target}: {error}"), code=error.code)
-    except WorkersError as error:
-        click.echo(redact(error.trace), err=True, nl=False)
-        fail(redact(str(error)), code=error.code)
-    except (ServerError, StartError, StateError, QueueError) as error:
-        fail(redact(str(error)), code=1)
     raise SystemExit(code)

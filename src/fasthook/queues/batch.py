@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 from fasthook.queues.store import pack_update
@@ -41,6 +42,7 @@ class Batch:
     tried: dict[int, Update] = field(default_factory=dict)  # have failed once more, by number
     again: list[tuple[int, Update]] = field(default_factory=list)  # were handled, and wait once more
     kept: list[tuple[int, Update]] = field(default_factory=list)
+    last: int = 0  # the highest number that was given
     known: list[Update] = field(default_factory=list)
     refused: list[Update] = field(default_factory=list)  # there is no room for them
     rest: bool = False  # more was handled than goes into one commit
@@ -86,18 +88,29 @@ class Writing:
         if not self._has_room(txn, batch, more) and batch.new:
             batch.refused += batch.new
             batch.new, more = [], 0
-        ids, waiting, pack, pack_id, put = journal.ids, journal.waiting, NUMBER.pack, ID.pack, txn.put
-        for update in batch.new:
-            key = pack(number + 1)
-            if put(pack_id(update.bot_id, update.update_id), key, db=ids, overwrite=False):
-                number += 1
-                put(key, pack_update(update), db=waiting, append=True)
-                batch.kept.append((number, update))
-            else:
-                batch.known.append(update)
+        batch.last = number + len(batch.new)
+        if batch.new:
+            self._write_new(txn, batch, number)
         batch.used += more
         if troubled:
             batch.roomy = self._has_room(txn, batch, self._limit // 16)
+
+    def _write_new(self, txn: Any, batch: Batch, number: int) -> None:
+        journal, new, pack, pack_id = self._journal, batch.new, NUMBER.pack, ID.pack
+        numbers = range(number + 1, batch.last + 1)
+        keys = [pack(number) for number in numbers]
+        names = [pack_id(update.bot_id, update.update_id) for update in new]
+        kept = list(zip(numbers, new, strict=True))
+        with txn.cursor(journal.ids) as cursor:
+            if cursor.putmulti(zip(names, keys, strict=True), True, False)[1] < len(new):
+                mine = [cursor.get(name) == key for name, key in zip(names, keys, strict=True)]
+                batch.known = [update for update, is_mine in zip(new, mine, strict=True) if not is_mine]
+                kept, keys = list(compress(kept, mine)), list(compress(keys, mine))
+        with txn.cursor(journal.waiting) as cursor:
+            cursor.putmulti(
+                [(key, pack_update(update)) for key, (_, update) in zip(keys, kept, strict=True)], True, True, True
+            )
+        batch.kept = kept
 
     def _write_again(self, txn: Any, batch: Batch, part: Requeue, number: int) -> int:
         journal = self._journal
@@ -114,20 +127,21 @@ class Writing:
     def _write_done(self, txn: Any, batch: Batch) -> None:
         """Take out what was handled, and forget what is too old."""
         journal = self._journal
-        waiting, done, pack, put, delete = journal.waiting, journal.done, NUMBER.pack, txn.put, txn.delete
-        batch.remembered = self.remembered
+        waiting, pack, delete = journal.waiting, NUMBER.pack, txn.delete
+        known = []
         for number, name, forget, handled_at, reply, _ in batch.done:
             key = pack(number)
             if forget:
-                delete(key, db=waiting)
-                delete(name, db=journal.ids)
+                delete(key, b"", waiting)
+                delete(name, b"", journal.ids)
                 continue
-            batch.remembered += 1
             if handled_at is None and reply is None:
-                delete(key, db=waiting)
-                put(key, name, db=done)
+                delete(key, b"", waiting)
             else:
                 journal.take_out(txn, number, name, handled_at, reply)
+            known.append(key + name)
+        batch.remembered = self.remembered + len(known)
+        journal.remember(txn, known)
         if batch.remembered > self._remember:
             batch.remembered -= journal.forget(txn, batch.remembered - self._remember)
         if self._keeps:

@@ -1,10 +1,10 @@
 """The journal's file: an LMDB environment with a table for each thing that must outlive the process.
 
 `waiting`: number -> update, in the order of arrival. `ids`: (bot, update_id) -> the number it got on arrival. `done`:
-number -> id of what was handled, oldest first, so that ids can be forgotten. `handled`: number -> (when, update), if
-handled updates are kept. `replies`: number -> the method that a handler returned under `--ack handled`. LMDB's own
-lock file is not used: it would tie a transaction to one thread, and the journal's lock says already that nobody else
-is here.
+what one commit found handled, so that ids can be forgotten: the highest number -> each number and its id. `handled`:
+number -> (when, update), if handled updates are kept. `replies`: number -> the id, and the method that a handler
+returned under `--ack handled`. LMDB's own lock file is not used: it would tie a transaction to one thread, and the
+journal's lock says already that nobody else is here.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ Name = tuple[int, int]  # the bot and the update_id
 # of an update that was settled: its number, whether its id is forgotten, when it was handled if it is kept, the reply
 Settled = tuple[int, bool, float | None, bytes | None]
 
-FORMAT = b"1"
+FORMAT = b"2"
 NUMBER = struct.Struct(">Q")
 ID = struct.Struct(">qQ")
+HANDLED = NUMBER.size + ID.size  # bytes of a number and its id, in a row of `done`
+_TOGETHER = 80  # of them in a row: LMDB keeps longer ones on pages of their own
 _SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
 _SETTLED = "settled"  # a file of what was handled and could not be taken out of the other one
 _TIME = struct.Struct("<d")
@@ -117,7 +119,7 @@ class Journal:
                 if version is None:
                     txn.put(b"format", FORMAT, db=self.meta)
                 elif version != FORMAT:
-                    raise QueueError(_newer(self.directory, f"a newer fasthook (format {version.decode('latin-1')})"))
+                    raise QueueError(_newer(self.directory, f"another fasthook (format {version.decode('latin-1')})"))
             self.counts()
         except BaseException:
             self.env.close()
@@ -151,9 +153,8 @@ class Journal:
                 key = NUMBER.pack(number)
                 if record:
                     txn.put(key, record, db=self.waiting)
-                else:
-                    txn.put(key, name, db=self.done)
                 txn.put(name or ID.pack(*_name(record)), key, db=self.ids, overwrite=False)
+            self.remember(txn, [NUMBER.pack(number) + name for number, record, name in rows if not record])
             return 0
 
         self._in_slices(rows, write)
@@ -203,6 +204,7 @@ class Journal:
         return []
 
     def _take_out_rows(self, txn: Any, rows: list[Settled]) -> int:
+        known = []
         for number, forget, handled_at, reply in rows:
             record = txn.get(NUMBER.pack(number), db=self.waiting)
             if record is None:
@@ -213,6 +215,8 @@ class Journal:
                 txn.delete(name, db=self.ids)
             else:
                 self.take_out(txn, number, name, handled_at, reply)
+                known.append(NUMBER.pack(number) + name)
+        self.remember(txn, known)
         return len(rows)
 
     def close(self) -> None:
@@ -250,29 +254,29 @@ class Journal:
                 with txn.cursor(db=table) as cursor:
                     if cursor.last():
                         highest = max(highest, NUMBER.unpack(cursor.key())[0])
-            return txn.stat(self.waiting)["entries"], txn.stat(self.done)["entries"], highest
+            with txn.cursor(db=self.done) as cursor:
+                remembered = sum(len(row) for row in cursor.iternext(keys=False)) // HANDLED
+            return txn.stat(self.waiting)["entries"], remembered, highest
 
     def known_replies(self, most: int) -> list[tuple[Name, bytes]]:
         """What handlers returned, oldest first, by the update's bot and id: the newest, so many bytes of them."""
         found: list[tuple[Name, bytes]] = []
         size = 0
         with self.env.begin() as txn, txn.cursor(db=self.replies) as cursor:
-            for key, reply in cursor.iterprev() if cursor.last() else ():
-                size += len(reply)
+            for row in cursor.iterprev(keys=False) if cursor.last() else ():
+                size += len(row) - ID.size
                 if size > most:
                     break
-                name = txn.get(key, db=self.done)
-                if name is not None:
-                    bot_id, update_id = ID.unpack(name)
-                    found.append(((bot_id, update_id), reply))
+                bot_id, update_id = ID.unpack_from(row)
+                found.append(((bot_id, update_id), row[ID.size :]))
         return found[::-1]
 
     def reply(self, name: bytes) -> bytes | None:
         """What the handler of an update returned, if that is known."""
         with self.env.begin() as txn:
             number = txn.get(name, db=self.ids)
-            found: bytes | None = None if number is None else txn.get(number, db=self.replies)
-            return found
+            row: bytes | None = None if number is None else txn.get(number, db=self.replies)
+            return None if row is None else row[ID.size :]
 
     # ------------------------------------------------------------ parts of a transaction
 
@@ -286,7 +290,7 @@ class Journal:
         return sum(sizes), sizes[0] + sizes[1], sizes[4]
 
     def take_out(self, txn: Any, number: int, name: bytes, handled_at: float | None, reply: bytes | None) -> None:
-        """A waiting update was handled: only its id stays known. `handled_at`: keep the update too."""
+        """A waiting update was handled, and its id is to be remembered. `handled_at`: keep the update too."""
         key = NUMBER.pack(number)
         if handled_at is None:
             txn.delete(key, db=self.waiting)
@@ -294,9 +298,15 @@ class Journal:
             record = txn.pop(key, db=self.waiting)
             if record is not None:
                 txn.put(key, _TIME.pack(handled_at) + record, db=self.handled)
-        txn.put(key, name, db=self.done)
         if reply is not None:
-            txn.put(key, reply, db=self.replies)
+            txn.put(key, name + reply, db=self.replies)
+
+    def remember(self, txn: Any, handled: list[bytes]) -> None:
+        """The ids of handled updates stay known: each the packed number and the id."""
+        handled.sort()
+        for start in range(0, len(handled), _TOGETHER):
+            row = handled[start : start + _TOGETHER]
+            txn.put(row[-1][: NUMBER.size], b"".join(row), db=self.done)
 
     def note_attempt(self, txn: Any, number: int, update: Update) -> None:
         """A waiting update was tried once more."""
@@ -316,7 +326,7 @@ class Journal:
         except ValueError as error:
             log.error("handled update number %d cannot be read (%s): it stays there", number, error)
             return None
-        for table in (self.handled, self.done, self.replies):
+        for table in (self.handled, self.replies):
             txn.delete(key, db=table)
         update.attempt = 1
         txn.put(NUMBER.pack(new), pack_update(update, REPLAYED), db=self.waiting, append=True)
@@ -330,22 +340,29 @@ class Journal:
         if old is not None:
             if txn.get(old, db=self.waiting) is not None:
                 return None
-            for table in (self.done, self.replies):
-                txn.delete(old, db=table)
+            txn.delete(old, db=self.replies)
         txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
         txn.put(name, key, db=self.ids)
         return update
 
     def forget(self, txn: Any, count: int) -> int:
-        """Forget the oldest ids of handled updates, and what was returned for them. How many those were."""
-        with txn.cursor(db=self.done) as cursor:
-            for n in range(count):
-                if not cursor.first():
-                    return n
-                txn.delete(cursor.key(), db=self.replies)
-                txn.delete(cursor.value(), db=self.ids)
-                cursor.delete()
-        return count
+        """Forget the oldest ids of handled updates, and what was returned for them: all of a row, and no more of them
+        than `count`. How many those were.
+        """
+        forgotten = 0
+        replies = bool(txn.stat(self.replies)["entries"])
+        with txn.cursor(db=self.done) as done, txn.cursor(db=self.ids) as ids:
+            while done.first() and forgotten + len(row := done.value()) // HANDLED <= count:
+                for at in range(0, len(row), HANDLED):
+                    key, name = row[at : at + NUMBER.size], row[at + NUMBER.size : at + HANDLED]
+                    newest = ids.pop(name)
+                    if newest != key and newest is not None:
+                        ids.put(name, newest)  # it was to be handled again, under that number
+                    if replies:
+                        txn.delete(key, db=self.replies)
+                done.delete()
+                forgotten += len(row) // HANDLED
+        return forgotten
 
     def drop_handled(self, txn: Any, before: float, most: int) -> int:
         """Drop the oldest of the handled updates that are kept, if they were handled before a time. How many.
@@ -428,15 +445,15 @@ class Journal:
         """Take waiting updates out; they are not handled. How many were there. On disk at return. QueueError."""
 
         def write(txn: Any, numbers: list[int]) -> int:
-            count = 0
+            count, known = 0, []
             for number in numbers:
                 record = txn.get(NUMBER.pack(number), db=self.waiting)
                 if record is not None:
-                    try:
-                        self.take_out(txn, number, ID.pack(*_name(record)), None, None)
-                    except ValueError:  # it cannot be read: there is no id to know it by
-                        txn.delete(NUMBER.pack(number), db=self.waiting)
                     count += 1
+                    txn.delete(NUMBER.pack(number), db=self.waiting)
+                    with contextlib.suppress(ValueError):  # it cannot be read: there is no id to know it by
+                        known.append(NUMBER.pack(number) + ID.pack(*_name(record)))
+            self.remember(txn, known)
             return count
 
         return self._in_slices(list(numbers), write, beyond=True)
@@ -519,9 +536,9 @@ def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int
                 waiting[number] = record
         except (ValueError, struct.error):
             continue  # a page of something else
-    for key, name in sorted(salvage(file, "done").items()):
-        if len(key) == NUMBER.size and len(name) == ID.size:
-            done[NUMBER.unpack(key)[0]] = name
+    for row in salvage(file, "done").values():
+        for at in range(0, len(row) - HANDLED + 1, HANDLED):
+            done[NUMBER.unpack_from(row, at)[0]] = row[at + NUMBER.size : at + HANDLED]
     return waiting, done
 
 
