@@ -116,12 +116,13 @@ def children(server: Server) -> list[int]:
     return [child for child in found if is_alive(child)]
 
 
-def kill_one(server: Server) -> None:
-    """kill -9 of one of the workers."""
+def kill_one(server: Server) -> bool:
+    """kill -9 of one of the workers; False if there is none just now."""
     living = [pid for pid in worker_pids(server) if is_alive(pid)]
     if living:
         with suppress(ProcessLookupError):
             os.kill(random.choice(living), signal.SIGKILL)
+    return bool(living)
 
 
 def is_alive(pid: int) -> bool:

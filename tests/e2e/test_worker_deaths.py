@@ -21,15 +21,25 @@ from fasthook.testing import samples
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 Start = Callable[..., Server]
 
-#: For how long workers are killed; TEST_SECONDS=60 for the minute of it that is too long for each run.
+#: For how long workers are killed; `make kill` has the minute of it that is too long for each run.
 SECONDS = float(os.environ.get("TEST_SECONDS", "4"))
 STACK = r'File ".*/bot.py", line \d+ in handler'
 
 
-@pytest.mark.parametrize(("queue", "workers"), [("memory:", "2"), ("memory:", "4"), ("journal:waiting", "2")])
-def test_kill_9_of_a_worker_every_second(start: Start, bot: Bot, queue: str, workers: str) -> None:
+#: One worker that is a process of its own: `--max-requests` makes it one.
+ONE = ("1", "--max-requests", "1000000")
+
+
+@pytest.mark.parametrize("ack", ["queued", "handled"])
+@pytest.mark.parametrize(
+    ("queue", "workers"), [("memory:", ONE), ("memory:", ("2",)), ("memory:", ("4",)), ("journal:waiting", ("2",))]
+)
+def test_kill_9_of_a_worker_every_second(
+    start: Start, bot: Bot, queue: str, workers: tuple[str, ...], ack: str
+) -> None:
     """No request fails meanwhile, and no update becomes a dead letter."""
-    server = start("--secret", SECRET, "--workers", workers, "--queue", queue, env={"PAUSE": "0.005"})
+    options = ("--queue", queue, "--ack", ack, "--workers", *workers)
+    server = start("--secret", SECRET, *options, env={"PAUSE": "0.005"})
     kills = 0
 
     async def main() -> None:
@@ -40,8 +50,7 @@ def test_kill_9_of_a_worker_every_second(start: Start, bot: Bot, queue: str, wor
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
                 await asyncio.sleep(1.0)  # the kills of the issue: one a second
-                kill_one(server)
-                kills += 1
+                kills += kill_one(server)
 
         await steady.during(killing)
         assert await asyncio.to_thread(server.stop) == 0
