@@ -1,6 +1,8 @@
 # `make` lists what one can do. All of it happens in .venv; PYTHON chooses the interpreter it is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+# how many processes run the tests: most of their time they wait; PROCESSES=0 is one after the other, in this one
+PROCESSES ?= 3
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
@@ -18,7 +20,7 @@ demo: build ## a conversation with examples/echo.py, without a token, and a curl
 	$(BIN)/python -m examples.demo
 
 test: build ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --maxschedchunk 2
 
 build: .venv/built ## make the environment and build the compiled modules in place
 

@@ -1,20 +1,22 @@
 """What the guard runs: `python -m bench.workloads NAME N` does NAME's work N times, after as much as makes it warm.
 
-Run with another tree's `src` as PYTHONPATH it measures that tree, so nothing here but `fasthook` comes from one.
+Run with another tree's `src` as PYTHONPATH it measures that tree, so nothing here but `fasthook` comes from one. Under
+callgrind an import is dear: each workload imports what it alone needs.
 With --seconds it prints the process's CPU time for the N, without what it took to get there.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 BOT, PATH, SECRET = 42, "/webhook", "correct-horse_battery-staple"
 FIRST_ID = 100_000_000
@@ -112,14 +114,17 @@ def gate() -> Iterator[Work]:
     yield work
 
 
-class Wire(asyncio.Transport):
-    """A connection without a socket."""
+class Wire:
+    """A connection without a socket: as much of asyncio's Transport as is called."""
 
     def __init__(self, protocol: Any) -> None:
-        super().__init__({"peername": ("192.0.2.1", 1234), "sockname": ("192.0.2.2", 80)})
+        self._known = {"peername": ("192.0.2.1", 1234), "sockname": ("192.0.2.2", 80)}
         self.protocol = protocol
         self.answers = 0
         protocol.connection_made(self)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._known.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.answers += bytes(data[:12]) == b"HTTP/1.1 200"
@@ -140,6 +145,9 @@ class Wire(asyncio.Transport):
 @contextmanager
 def hooked() -> Iterator[tuple[asyncio.AbstractEventLoop, Any, list[int]]]:
     """A started hook with `memory:`, its loop, and a list with the number of updates that its handler had."""
+    import asyncio
+    import tempfile
+
     from fasthook import Hook, Update
 
     handled = [0]
@@ -155,6 +163,8 @@ def hooked() -> Iterator[tuple[asyncio.AbstractEventLoop, Any, list[int]]]:
 
 
 async def turns(handled: list[int], count: int) -> None:
+    import asyncio
+
     while handled[0] < count:  # noqa: ASYNC110  an event would be work of its own
         await asyncio.sleep(0)
 
@@ -162,6 +172,8 @@ async def turns(handled: list[int], count: int) -> None:
 @contextmanager
 def protocol() -> Iterator[Work]:
     """Requests through the compiled edge to the handler and back."""
+    import asyncio
+
     import uvicorn
     from uvicorn.server import ServerState
 
@@ -191,6 +203,8 @@ def protocol() -> Iterator[Work]:
 @contextmanager
 def asgi() -> Iterator[Work]:
     """Requests through the ASGI door to the handler and back."""
+    import asyncio
+
     with hooked() as (loop, hook, handled):
         headers = [
             tuple(line.split(b": ", 1)) for line in request(FIRST_ID).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]

@@ -1,4 +1,4 @@
-"""What `make demo` runs: the bot in echo.py, served by fasthook, and a Telegram on this machine that talks to it."""
+"""What `make demo` runs: a Telegram on this machine, and the bot in echo.py, which registers there and answers."""
 
 import contextlib
 import os
@@ -19,25 +19,23 @@ API = os.environ.get("DEMO_API_PORT", "8081")
 PORT = os.environ.get("DEMO_PORT", "8000")
 
 
-def bot(state: str) -> subprocess.Popen[str]:
-    """Serve the bot. Its own output is hidden: the simulator shows both sides."""
-    options = ["--token", TOKEN, "--api-url", f"http://127.0.0.1:{API}", "--port", PORT, "--state-dir", state]
+def telegram() -> subprocess.Popen[str]:
+    """A Telegram whose people talk when the bot has told it where it is, until Ctrl-C or for DEMO_SECONDS."""
+    seconds = os.environ.get("DEMO_SECONDS")
+    options = ["--token", TOKEN, "--port", API, *(["--duration", seconds] if seconds else [])]
     return subprocess.Popen(
-        [COMMAND, "run", "examples.echo:handler", *options, "--log-level", "warning"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        [COMMAND, "simulate", *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
-def telegram(webhook: str) -> subprocess.Popen[str]:
-    """The people, until Ctrl-C or for DEMO_SECONDS."""
-    seconds = os.environ.get("DEMO_SECONDS")
-    options = ["--token", TOKEN, "--port", API, "--webhook", webhook]
+def bot(api: str, state: str) -> subprocess.Popen[str]:
+    """Serve the bot, which registers its address by itself. Its own output is hidden: Telegram shows both sides."""
+    options = ["--token", TOKEN, "--api-url", api, "--port", PORT, "--public-url", f"http://127.0.0.1:{PORT}"]
     return subprocess.Popen(
-        [COMMAND, "simulate", *options, *(["--duration", seconds] if seconds else [])],
+        [COMMAND, "run", "examples.echo:handler", *options, "--state-dir", state, "--log-level", "warning"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        stdin=subprocess.DEVNULL,
     )
 
 
@@ -51,34 +49,54 @@ def curl(webhook: str) -> str:
     return f"curl -i {webhook} {head} -d {body}"
 
 
-def watch(served: subprocess.Popen[str], ready: queue.Queue[str | None]) -> None:
-    """Pass on what the bot's server says, and where it is."""
-    assert served.stderr
-    for line in served.stderr:
-        sys.stderr.write(line)
-        if found := re.match(r"fasthook serves (\S+)", line):
-            ready.put(found[1])
-    ready.put(None)
+class Said:
+    """What a process says on standard error: passed on, with or without its hints, and the address it tells."""
+
+    def __init__(self, process: subprocess.Popen[str], *, hints: bool) -> None:
+        self._hints = hints
+        self._address: queue.Queue[str | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, args=(process,))
+        self._thread.start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr
+        for line in process.stderr:
+            if self._hints or not line.startswith("  "):
+                sys.stderr.write(line)
+            if found := re.match(r"fasthook (?:serves|simulates Telegram at) (\S+)", line):
+                self._address.put(found[1])
+        self._address.put(None)
+
+    def address(self) -> str | None:
+        """Wait for it. None: the process has ended."""
+        return self._address.get()
+
+    def end(self) -> None:
+        self._thread.join()
 
 
 def main() -> int:
-    ready: queue.Queue[str | None] = queue.Queue()
-    with tempfile.TemporaryDirectory() as state:
-        served = bot(state)
-        watcher = threading.Thread(target=watch, args=(served, ready))
-        watcher.start()
-        people = None
-        if webhook := ready.get():
+    with tempfile.TemporaryDirectory() as state, contextlib.ExitStack() as stack:
+        people = telegram()
+        heard = Said(people, hints=False)
+        stack.callback(heard.end)
+        api = heard.address()
+        if api is None:
+            return people.wait()
+        served = bot(api, state)
+        seen = Said(served, hints=True)
+        stack.callback(seen.end)
+        if webhook := seen.address():
             print(f"  try it  {curl(webhook)}\n", file=sys.stderr, flush=True)
-            people = telegram(webhook)
             with contextlib.suppress(KeyboardInterrupt):  # they get the same Ctrl-C
                 people.wait()
-            people.wait()
-            served.send_signal(signal.SIGTERM)
+        else:
+            people.terminate()
+        people.wait()
+        served.send_signal(signal.SIGTERM)
         with contextlib.suppress(KeyboardInterrupt):
             served.wait()
-        watcher.join()
-        return (people.returncode if people else 0) or served.wait()
+        return served.wait() or people.returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Bot API server on loopback that answers what it is told to: the one thing that is not real in these tests."""
+"""A Bot API server on loopback that says what no simulator would: HTML, cut bodies, odd JSON, whatever a test wants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PATIENCE = 20.0  # seconds
-TOKEN = "42:TEST-token_of_these_tests"
 
 
 @dataclass(frozen=True)
@@ -111,87 +110,6 @@ def parameters(kind: str, body: bytes) -> dict[str, Any]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     bot_server: BotServer
-
-
-class Telegram(BotServer):
-    """A Bot API server that knows its bot, its webhook and some updates, and takes any message.
-
-    `info`: what getWebhookInfo says. `waiting`: what getUpdates gives, until it is confirmed.
-    """
-
-    def __init__(self, *answers: Answer, token: str = TOKEN) -> None:
-        super().__init__(*answers)
-        self.token = token
-        self.info: dict[str, Any] = {"url": "", "has_custom_certificate": False, "pending_update_count": 0}
-        self.waiting: list[dict[str, Any]] = []
-        self.dropped = 0  # times that waiting updates were dropped
-
-    def calls_of(self, method: str) -> list[dict[str, Any]]:
-        """The parameters of each call of a method."""
-        return [call.params for call in list(self.calls) if call.method.lower() == method.lower()]
-
-    def until(self, method: str, count: int = 1) -> list[dict[str, Any]]:
-        """Wait for so many calls of a method: their parameters."""
-        with self._changed:
-            known = self._changed.wait_for(lambda: len(self.calls_of(method)) >= count, PATIENCE)
-        assert known, [(call.method, call.params) for call in self.calls]
-        return self.calls_of(method)
-
-    def give(self, *updates: dict[str, Any]) -> None:
-        """Let getUpdates have these."""
-        with self._changed:
-            self.waiting.extend(updates)
-            self._changed.notify_all()
-
-    def usual(self, call: Call) -> Answer:
-        if call.token != self.token:
-            return Answer.json(401, error_code=401, description="Unauthorized")
-        known = {
-            "getme": self._get_me,
-            "setwebhook": self._set_webhook,
-            "deletewebhook": self._delete_webhook,
-            "getwebhookinfo": lambda _: Answer.json(200, result=self.info),
-            "getupdates": self._get_updates,
-        }
-        if call.method.startswith("send"):
-            return self._message(call.params)
-        return known.get(call.method.lower(), lambda _: Answer.json(200, result=True))(call.params)
-
-    def _get_me(self, _: dict[str, Any]) -> Answer:
-        bot_id = int(self.token.partition(":")[0])
-        return Answer.json(200, result={"id": bot_id, "is_bot": True, "first_name": "Test", "username": "test_bot"})
-
-    def _set_webhook(self, params: dict[str, Any]) -> Answer:
-        self.info = {
-            "url": params["url"],
-            "has_custom_certificate": "certificate" in params,
-            "pending_update_count": 0,
-            "max_connections": int(params.get("max_connections", 40)),
-        }
-        allowed = params.get("allowed_updates")
-        if allowed:
-            self.info["allowed_updates"] = json.loads(allowed) if isinstance(allowed, str) else allowed
-        if "ip_address" in params:
-            self.info["ip_address"] = params["ip_address"]
-        self.dropped += bool(params.get("drop_pending_updates"))
-        return Answer.json(200, result=True)
-
-    def _delete_webhook(self, params: dict[str, Any]) -> Answer:
-        self.info = {"url": "", "has_custom_certificate": False, "pending_update_count": len(self.waiting)}
-        self.dropped += bool(params.get("drop_pending_updates"))
-        return Answer.json(200, result=True)
-
-    def _get_updates(self, params: dict[str, Any]) -> Answer:
-        offset = int(params.get("offset", 0))
-        self.waiting = [update for update in self.waiting if update["update_id"] >= offset]
-        if not self.waiting and params.get("timeout"):
-            self._changed.wait_for(lambda: bool(self.waiting), 0.2)
-        return Answer.json(200, result=self.waiting[:100])
-
-    def _message(self, params: dict[str, Any]) -> Answer:
-        chat = {"id": int(params["chat_id"]), "type": "private", "first_name": "Ann"}
-        message = {"message_id": len(self.calls), "date": 1_750_000_000, "chat": chat, "text": params.get("text", "")}
-        return Answer.json(200, result=message)
 
 
 class _Request(BaseHTTPRequestHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from types import SimpleNamespace
 
 import hypothesis
@@ -16,6 +17,26 @@ hypothesis.settings.register_profile("default", max_examples=100, deadline=None)
 # A failure in CI must be the same failure on the next machine.
 hypothesis.settings.register_profile("ci", max_examples=250, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell's job in the background ignores Ctrl-C, and so would the commands that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Where several processes share the tests, what takes long comes first, and nobody waits for it at the end.
+LONGEST = ("tests/shipping/test_guard.py", "tests/e2e/test_kill.py", "tests/e2e/", "tests/shipping/", "tests/queues/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, place in enumerate(LONGEST) if item.nodeid.startswith(place)), len(LONGEST))
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=rank)
+
 
 Core = SimpleNamespace  # scan, DedupRing, TokenBuckets, Stats: typed enough for tests
 

@@ -14,14 +14,13 @@ import httpx
 import lmdb
 import pytest
 
-from botapi import BotServer
 from fasthook import Gate, Hook, Update
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.journal import Journal
-from fasthook.testing import samples
+from fasthook.testing import TOKEN, samples
+from fasthook.testing.running import Telegram
 
 PATIENCE = 20.0  # seconds
-TOKEN = "123456789:AAF-abc_DEF"
 HEADERS = {"X-Telegram-Bot-Api-Secret-Token": "secret"}
 SOON = 0.05  # seconds: the shortest --ack-deadline
 
@@ -161,48 +160,48 @@ def dead(tmp_path: Path) -> list[DeadLetter]:
 # ---------------------------------------------------------------- the reply
 
 
-def test_the_reply_is_in_the_response(start: Start, queue: str) -> None:
+def test_the_reply_is_in_the_response(start: Start, queue: str, telegram: Telegram) -> None:
     async def main() -> None:
         bot = Bot()
         bot.say(1, "hällo\n")
-        with BotServer() as api:
-            async with start(bot, queue=queue, token=TOKEN, api_url=api.url) as door:
-                response = await door.post(1, chat=-1001)
-                assert response.status_code == 200
-                assert response.headers["content-type"] == "application/json"
-                assert response.json() == {"method": "sendMessage", "chat_id": -1001, "text": "hällo\n"}
-                response = await door.post(2)
-                assert (response.status_code, response.content) == (200, b"")
-            assert api.calls == []
+        async with start(bot, queue=queue, token=TOKEN, api_url=telegram.url) as door:
+            response = await door.post(1, chat=-1001)
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "application/json"
+            assert response.json() == {"method": "sendMessage", "chat_id": -1001, "text": "hällo\n"}
+            response = await door.post(2)
+            assert (response.status_code, response.content) == (200, b"")
+        assert telegram.calls == []
         assert bot.calls == [(1, 1), (2, 1)]
 
     run(main())
 
 
 @pytest.mark.parametrize("method", ["setWebhook", "deleteWebhook", "close", "logOut", "getMe", "getFile", "GETCHAT"])
-def test_what_telegram_forbids_in_a_response_is_sent(start: Start, queue: str, method: str) -> None:
+def test_what_telegram_forbids_in_a_response_is_sent(start: Start, queue: str, method: str, telegram: Telegram) -> None:
     async def main() -> None:
         bot = Bot()
         bot.results[1] = lambda update: {"method": method, "chat_id": 5}
-        with BotServer() as api:
-            async with start(bot, queue=queue, token=TOKEN, api_url=api.url) as door:
-                response = await door.post(1)
-                assert (response.status_code, response.content) == (200, b"")
-            [call] = api.calls
-            assert (call.token, call.method, call.params) == (TOKEN, method, {"chat_id": 5})
+        async with start(bot, queue=queue, token=TOKEN, api_url=telegram.url) as door:
+            response = await door.post(1)
+            assert (response.status_code, response.content) == (200, b"")
+        [call] = telegram.calls
+        assert (call.method.lower(), call.params) == (method.lower(), {"chat_id": 5})
 
     run(main())
 
 
-def test_a_reply_that_is_too_large_for_a_response_is_sent(start: Start) -> None:
+def test_a_reply_that_is_too_large_for_a_response_is_sent(
+    start: Start, telegram: Telegram, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What Telegram then says to so much JSON is in the log."""
+
     async def main() -> None:
         bot = Bot()
         bot.say(1, "x" * (1 << 20))
-        with BotServer() as api:
-            async with start(bot, queue="memory:", token=TOKEN, api_url=api.url) as door:
-                assert (await door.post(1)).content == b""
-            [call] = api.calls
-            assert call.method == "sendMessage"
+        async with start(bot, queue="memory:", token=TOKEN, api_url=telegram.url) as door:
+            assert (await door.post(1)).content == b""
+        assert "Telegram refused sendMessage: 400 Bad Request: can't parse the body: more than 1 MiB" in caplog.text
 
     run(main())
 
@@ -345,42 +344,39 @@ def test_a_failure_answers_all_who_joined(start: Start, queue: str) -> None:
 # ---------------------------------------------------------------- the deadline
 
 
-def test_at_the_deadline_an_update_is_acknowledged_and_goes_on(start: Start, queue: str) -> None:
+def test_at_the_deadline_an_update_is_acknowledged_and_goes_on(start: Start, queue: str, telegram: Telegram) -> None:
     async def main() -> None:
         bot = Bot()
         bot.hold(1)
         bot.say(1, "late")
         bot.say(2, "after it")
-        with BotServer() as api:
-            async with start(bot, queue=queue, token=TOKEN, api_url=api.url, ack_deadline=SOON) as door:
-                for _ in range(2):
-                    response = await door.post(1)
-                    assert (response.status_code, response.content) == (200, b"")
-                response = await door.post(2)  # whose own deadline comes while it waits for its turn
+        async with start(bot, queue=queue, token=TOKEN, api_url=telegram.url, ack_deadline=SOON) as door:
+            for _ in range(2):
+                response = await door.post(1)
                 assert (response.status_code, response.content) == (200, b"")
-                assert await bot.until_called(1) == [1]
-                bot.let_go(1)
-                assert await bot.until_called(2) == [1, 2]
-                calls = await asyncio.to_thread(api.until_called, 2)
-                assert [call.params["text"] for call in calls] == ["late", "after it"]
-                assert (await door.post(1)).content == b""
+            response = await door.post(2)  # whose own deadline comes while it waits for its turn
+            assert (response.status_code, response.content) == (200, b"")
+            assert await bot.until_called(1) == [1]
+            bot.let_go(1)
+            assert await bot.until_called(2) == [1, 2]
+            await telegram.chat(1).expect("sendMessage", text="after it", timeout=PATIENCE)
+            assert [call.text for call in telegram.calls] == ["late", "after it"]
+            assert (await door.post(1)).content == b""
         assert bot.calls == [(1, 1), (2, 1)]
 
     run(main())
 
 
-def test_what_fails_after_the_deadline_is_tried_again_here(start: Start, queue: str) -> None:
+def test_what_fails_after_the_deadline_is_tried_again_here(start: Start, queue: str, telegram: Telegram) -> None:
     async def main() -> None:
         bot = Bot()
         bot.hold(1)
         bot.fail(1, times=1)
-        with BotServer() as api:
-            async with start(bot, queue=queue, token=TOKEN, api_url=api.url, ack_deadline=SOON) as door:
-                assert (await door.post(1)).status_code == 200
-                bot.let_go(1)
-                await bot.until_called(2)
-                [call] = await asyncio.to_thread(api.until_called, 1)
-                assert call.params["text"] == "attempt 2"
+        async with start(bot, queue=queue, token=TOKEN, api_url=telegram.url, ack_deadline=SOON) as door:
+            assert (await door.post(1)).status_code == 200
+            bot.let_go(1)
+            await bot.until_called(2)
+            await telegram.chat(1).expect("sendMessage", text="attempt 2", timeout=PATIENCE)
         assert bot.calls == [(1, 1), (1, 2)]
 
     run(main())
@@ -499,7 +495,7 @@ def test_a_stop_answers_503_to_what_was_not_acknowledged(start: Start, queue: st
     run(main())
 
 
-def test_what_was_acknowledged_at_its_deadline_is_kept_at_a_stop(start: Start, queue: str) -> None:
+def test_what_was_acknowledged_at_its_deadline_is_kept_at_a_stop(start: Start, queue: str, telegram: Telegram) -> None:
     async def main() -> None:
         bot = Bot()
         bot.hold(1)
@@ -507,9 +503,8 @@ def test_what_was_acknowledged_at_its_deadline_is_kept_at_a_stop(start: Start, q
             assert (await door.post(1)).status_code == 200
         bot.let_go(1)
         bot.say(1, "after the restart")
-        with BotServer() as api:
-            async with start(bot, queue=queue, token=None, api_url=api.url):
-                await bot.until_called(2)
+        async with start(bot, queue=queue, token=None, api_url=telegram.url):
+            await bot.until_called(2)
         assert bot.calls == [(1, 1), (1, 1)]
 
     run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,21 +26,16 @@ from telegram.ext import (
     filters,
 )
 
-from botapi import TOKEN, Telegram
 from e2e.libraries import message
 from fasthook import Hook
 from fasthook.handlers import TargetError, WithBot, kinds_of, load
 from fasthook.handlers.text import well_formed
+from fasthook.testing import TOKEN
+from fasthook.testing.running import Telegram
 from updates import of
 
 PATIENCE = 30.0
 SECRET = "a-secret"
-
-
-@pytest.fixture
-def api() -> Iterator[Telegram]:
-    with Telegram() as server:
-        yield server
 
 
 def aiogram_bot() -> Any:
@@ -74,9 +69,9 @@ def telebot_bot() -> Any:
 
 
 @pytest.mark.parametrize("make", [aiogram_bot, ptb_bot, telebot_bot])
-def test_mounted_in_fastapi(make: Any, api: Telegram, tmp_path: Path) -> None:
+def test_mounted_in_fastapi(make: Any, telegram: Telegram, tmp_path: Path) -> None:
     async def main() -> None:
-        hook = Hook(make(), secret=SECRET, api_url=api.url, state_dir=tmp_path)
+        hook = Hook(make(), secret=SECRET, api_url=telegram.url, state_dir=tmp_path)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,7 +91,7 @@ def test_mounted_in_fastapi(make: Any, api: Telegram, tmp_path: Path) -> None:
         assert hook.settings.bot_id == 42
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    assert [call["text"] for call in api.calls_of("sendMessage")] == ["hello"]
+    assert [call.text for call in telegram.calls if call.method == "sendMessage"] == ["hello"]
 
 
 # ---------------------------------------------------------------- kinds

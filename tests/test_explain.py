@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from http import HTTPStatus
+from pathlib import Path
+
 import pytest
+import trustme
 
 from fasthook.telegram.explain import explain
+from fasthook.testing import Rules
+from testing.hook import CLOSE, HANG
+from testing.stage import stage
+from testing.test_webhooks import CLOUD
 
 SERVER = "SSL routines:"
 VERIFY = "certificate verify failed}"
@@ -128,3 +138,79 @@ def test_each_explanation_is_reached_by_a_message() -> None:
 
     reached = {(found.cause, found.fix) for message, _ in MESSAGES if (found := explain(message))}
     assert reached == {(cause, fix) for _, cause, fix in module._KNOWN}
+
+
+# ---------------------------------------------------------------- what a simulated Telegram comes to say
+
+STATUSES = {
+    301: "redirect", 302: "redirect", 307: "redirect", 308: "redirect", 400: "malformed", 401: "secret",
+    403: "--allow-ip", 404: "--path", 405: "no POST", 410: "23 hours", 413: "client_max_body_size", 429: "rate limit",
+    500: "traceback", 502: "is fasthook running", 503: "queue is full", 504: "--ack-deadline",
+}  # fmt: skip
+ANSWERS = {
+    **{f"HTTP/1.1 {n} {HTTPStatus(n).phrase}\r\nContent-Length: 0\r\n\r\n".encode(): STATUSES[n] for n in STATUSES},
+    b"+OK\r\n\r\n": "does not speak HTTP",
+    CLOSE: "before there was an answer",
+    HANG: "60 seconds",
+}
+
+
+def explained(message: str) -> str:
+    found = explain(message)
+    assert found is not None, message
+    return f"{found.cause}; {found.fix}"
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[answer.decode().partition("\r")[0] or "none" for answer in ANSWERS])
+def test_an_answer_of_the_webhook_is_explained(answer: bytes) -> None:
+    async def main() -> str:
+        async with stage() as s:
+            s.hook.always = answer
+            await s.set()
+            s.message()
+            if answer == HANG:
+                await s.hook.until_asked(1)
+                s.clock.advance(60)
+            await s.until_attempted(1)
+            return str((await s.info())["last_error_message"])
+
+    assert ANSWERS[answer] in explained(asyncio.run(main()))
+
+
+def test_nobody_listens_is_explained() -> None:
+    async def main() -> str:
+        async with stage() as s:
+            url = s.hook.url
+            await s.hook.stop()
+            await s.set(url)
+            s.message()
+            await s.until_attempted(1)
+            return str((await s.info())["last_error_message"])
+
+    assert "nothing listens" in explained(asyncio.run(main()))
+
+
+def test_a_certificate_that_is_not_trusted_is_explained(tmp_path: Path) -> None:
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "chain.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "chain.pem")
+
+    async def main() -> str:
+        async with stage() as s:
+            await s.hook.stop()
+            await s.hook.start(context)
+            await s.set(f"https://localhost:{s.hook.port}/hook")
+            s.message()
+            await s.until_attempted(1)
+            return str((await s.info())["last_error_message"])
+
+    assert "--certificate" in explained(asyncio.run(main()))
+
+
+@pytest.mark.parametrize("url", CLOUD)
+def test_an_address_that_the_cloud_refuses_is_explained(url: str) -> None:
+    async def main() -> str:
+        async with stage(Rules(local=False)) as s:
+            return str((await s.call("setWebhook", url=url))["description"])
+
+    assert explained(asyncio.run(main()))

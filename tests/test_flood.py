@@ -63,8 +63,8 @@ def sends(clock: Clock, governor: Governor, chats: list[Any]) -> list[tuple[floa
     gone: list[tuple[float, Any, int]] = []
 
     async def send(n: int, chat: Any) -> None:
-        await governor.turn(chat)
-        gone.append((round(clock.now - 1000, 3), chat, n))
+        async with governor.turn(chat):
+            gone.append((round(clock.now - 1000, 3), chat, n))
 
     async def main() -> None:
         asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
@@ -111,8 +111,8 @@ def test_one_that_gives_up_lets_the_next_go(clock: Clock) -> None:
     ours = governor(bot="30/s", chat="1/s")
 
     async def send(name: str) -> None:
-        await ours.turn(1)
-        gone.append(name)
+        async with ours.turn(1):
+            gone.append(name)
 
     async def main() -> None:
         tasks = {name: asyncio.ensure_future(send(name)) for name in "abcd"}
@@ -131,13 +131,50 @@ def test_one_that_gives_up_lets_the_next_go(clock: Clock) -> None:
     asyncio.run(main())
 
 
+def test_a_message_counts_from_when_it_has_gone(clock: Clock) -> None:
+    """Telegram told the first to wait; the second goes a second behind its end, and another chat's at once."""
+    gone: list[tuple[float, str]] = []
+    ours = governor(bot="30/s", chat="1/s")
+
+    async def send(chat: int, name: str, seconds: float) -> None:
+        async with ours.turn(chat):
+            gone.append((clock.now - 1000, name))
+            if seconds:
+                await clock.sleep(seconds)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
+        await clock.run(send(1, "first", 5), send(1, "second", 0), send(2, "another", 0))
+
+    asyncio.run(main())
+    assert gone == [(0, "first"), (0, "another"), (6, "second")]
+
+
+def test_what_takes_long_counts_for_the_bot_when_it_has_gone(clock: Clock) -> None:
+    gone: list[tuple[float, int]] = []
+    ours = governor(bot="2/s")
+
+    async def send(chat: int) -> None:
+        async with ours.turn(chat):
+            gone.append((clock.now - 1000, chat))
+            await clock.sleep(0.5)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
+        await clock.run(*(send(chat) for chat in range(6)))
+
+    asyncio.run(main())
+    assert gone == [(0, 0), (0, 1), (1.5, 2), (1.5, 3), (3, 4), (3, 5)]
+
+
 def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flood, "_REMEMBERED", 100)
     ours = Governor(bot=None, chat=Rate(1, 3600), group=None)
 
     async def main() -> None:
         for chat in range(1000):
-            await ours.turn(chat)
+            async with ours.turn(chat):
+                pass
 
     asyncio.run(main())
     assert len(ours._chats) == 100

@@ -72,7 +72,7 @@ cdef class Door:
 
 
 cdef bytes asked_path(dict scope, bytes host, Py_ssize_t *target_size):
-    """The path below the root path as the peer wrote it; None if the target is not one. `target_size`: of the target."""
+    """The path below the root path as the peer wrote it; None if the target is not one. `target_size`: its size."""
     cdef str path = scope["path"], root = scope.get("root_path")
     cdef bytes target, raw = scope.get("raw_path"), query = scope.get("query_string")
     if root and path.startswith(root) and path[len(root):len(root) + 1] in ("", "/"):

@@ -241,7 +241,9 @@ cdef class DedupRing(Block):
         for i in range(self._slots):
             slot = (self._words[3] + i) % self._slots
             if self._ring[2 * slot + 1] != FREE:
-                found.append((self._ring[2 * slot], self._ring[2 * slot + 1] >> 2, self._ring[2 * slot + 1] & 3 == DONE))
+                found.append(
+                    (self._ring[2 * slot], self._ring[2 * slot + 1] >> 2, self._ring[2 * slot + 1] & 3 == DONE)
+                )
         return found
 
 
@@ -524,7 +526,8 @@ cdef class Handling:
 
     def __cinit__(self, Stats stats not None, in_flight: int, wait: int, first: int):
         last = first + N_KINDS * N_OUTCOMES
-        if not (0 <= in_flight < stats.counters and 0 <= wait < stats.histograms and 0 <= first <= last <= stats.histograms):
+        if not (0 <= in_flight < stats.counters and 0 <= wait < stats.histograms
+                and 0 <= first <= last <= stats.histograms):
             raise IndexError("the statistics have no such counter or histograms")
         self.stats = stats
         self._in_flight = in_flight
@@ -549,10 +552,13 @@ cdef class Handling:
     cpdef void started(self, Admitted update, double since, double now):
         """A run begins at `now` (monotonic s).
 
-        `since`: when the update was acknowledged, in s since the epoch; 0: when it was received; below 0: the run is not the first.
+        `since`: when the update was acknowledged, in s since the epoch; 0: when it was received; below 0: the run is
+        not the first.
         """
+        cdef double waited
         if update.attempt == 1 and since >= 0:
-            self.stats._observe(self._wait, <int64_t>((now + self._offset - (since if since else update.received_at)) * 1e9))
+            waited = now + self._offset - (since if since else update.received_at)
+            self.stats._observe(self._wait, <int64_t>(waited * 1e9))
         self.stats._add(self._in_flight, 1)
 
     cpdef double ended(self, Admitted update, double began, int outcome):
@@ -649,7 +655,8 @@ VERDICTS = (
     ("bad_request", 400, b"Bad Request", True, b"not a valid HTTP request\n"),
     ("bad_version", 505, b"HTTP Version Not Supported", True, b"HTTP/1.1 or HTTP/1.0\n"),
     ("target_too_long", 414, b"URI Too Long", True, b"the request target is longer than max-target\n"),
-    ("head_too_large", 431, b"Request Header Fields Too Large", True, b"the head is larger than max-head or max-headers\n"),
+    ("head_too_large", 431, b"Request Header Fields Too Large", True,
+     b"the head is larger than max-head or max-headers\n"),
     ("tunnel", 405, b"Method Not Allowed", True, b"updates come by POST\n"),
     ("expectation", 417, b"Expectation Failed", True, b"the only expectation that is met is 100-continue\n"),
     ("encoded", 415, b"Unsupported Media Type", False, b"the body must come without a content-encoding\n"),
@@ -667,7 +674,9 @@ cdef enum:
     COUNTERS_PER_ROW = DUPLICATES + 1
 
 # Retry-After, s, by kind: never past what it has to live (30 s for an inline query, 150 s for the other queries).
-SHORT_LIVED = frozenset({"callback_query", "inline_query", "chosen_inline_result", "shipping_query", "pre_checkout_query"})
+SHORT_LIVED = frozenset(
+    {"callback_query", "inline_query", "chosen_inline_result", "shipping_query", "pre_checkout_query"}
+)
 cdef int retry_after_of[N_KINDS]
 for _i in range(N_KINDS):
     retry_after_of[_i] = 1 if KINDS[_i] in SHORT_LIVED else 3
@@ -849,7 +858,8 @@ cdef class Gate:
         `caller`: hashable, the address that a wrong secret is charged to. `now`: monotonic ns.
         """
         cdef Route route = self._find(path)
-        return self._judge(route, post, length, route is not None and secret is not None and route.genuine(secret), caller, now)
+        cdef bint genuine = route is not None and secret is not None and route.genuine(secret)
+        return self._judge(route, post, length, genuine, caller, now)
 
     cdef Route _find(self, bytes path):
         return <Route>self._routes.get(path)
@@ -875,9 +885,8 @@ cdef class Gate:
     cpdef object body(self, Route route, bytes raw, double wall, int64_t now):
         """What the body decides: a Verdict, or the admitted update, in flight until it is settled or released.
 
-        With `joins_running` (`joins_done`) an update that is in flight (done) already is given too, its `redelivery` set.
-
-        `wall`: seconds since the epoch, for `received_at`. `now`: monotonic ns.
+        With `joins_running` (`joins_done`) an update that is in flight (done) already is given too, its `redelivery`
+        set. `wall`: seconds since the epoch, for `received_at`. `now`: monotonic ns.
         """
         cdef Scan found
         cdef Claim claim
@@ -910,9 +919,13 @@ cdef class Gate:
         if claim != FULL:
             self._count(route.row, DUPLICATES)
         if claim == CLAIM_DONE:
-            return self._redelivered(route, &found, raw, wall, DUPLICATE) if self.joins_done else self._refuse(route, DUPLICATE)
+            if self.joins_done:
+                return self._redelivered(route, &found, raw, wall, DUPLICATE)
+            return self._refuse(route, DUPLICATE)
         if claim == CLAIM_IN_FLIGHT:
-            return self._redelivered(route, &found, raw, wall, IN_FLIGHT) if self.joins_running else self._refuse(route, IN_FLIGHT)
+            if self.joins_running:
+                return self._redelivered(route, &found, raw, wall, IN_FLIGHT)
+            return self._refuse(route, IN_FLIGHT)
         self._count(route.row, BUSY)
         return _busy[found.kind]
 

@@ -284,7 +284,8 @@ cdef bytes misused(bytes status, bytes words):
 cdef class HookProtocol:
     """A connection. `uvicorn.Config(hook, http="fasthook._protocol:HookProtocol")` runs it; `hook` is a `fasthook.Hook`.
 
-    With something else in its place every connection gets 500, with a hook that was not started 503; the log says why, once.
+    With something else in its place every connection gets 500, with a hook that was not started 503; the log says why,
+    once.
     """
 
     cdef Edge edge

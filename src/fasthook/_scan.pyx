@@ -215,7 +215,9 @@ cdef inline Place kind_member(const unsigned char *name, Py_ssize_t size, Scan *
     return NOTHING
 
 
-cdef inline Place member(Place inside, const unsigned char *name, Py_ssize_t size, Py_ssize_t at, Scan *found) noexcept nogil:
+cdef inline Place member(
+    Place inside, const unsigned char *name, Py_ssize_t size, Py_ssize_t at, Scan *found
+) noexcept nogil:
     """What the value of this name is, in an object that is `inside`."""
     if inside == ROOT:
         return root_member(name, size, at, found)
@@ -233,7 +235,9 @@ cdef inline Place member(Place inside, const unsigned char *name, Py_ssize_t siz
     return NOTHING
 
 
-cdef Place escaped_member(Place inside, const unsigned char *name, Py_ssize_t size, Py_ssize_t at, Scan *found) noexcept nogil:
+cdef Place escaped_member(
+    Place inside, const unsigned char *name, Py_ssize_t size, Py_ssize_t at, Scan *found
+) noexcept nogil:
     """The same for a name with escapes in it."""
     cdef unsigned char plain[MAX_NAME]
     cdef Py_ssize_t n = 0

@@ -363,6 +363,8 @@ class Settings:
             raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
         if self.in_processes and sys.platform == "win32":
             raise SettingsError("--workers, --max-requests and --reload: worker processes need Linux or macOS")
+        if sys.platform == "win32" and (self.uds or (self.ops or "").startswith("unix:")):
+            raise SettingsError(f"{'--uds' if self.uds else '--ops'}: this system has no Unix sockets")
         if self.uds and self.allow_ip and not (self.trusted_proxy and self.trusted_proxy.unix):
             raise SettingsError("--allow-ip: a Unix socket's peer has no address; set --trusted-proxy unix beside it")
 

@@ -84,16 +84,16 @@ class StateDir:
         path = self.path / "ring"
         try:
             known = self._known(path, capacity, limit)
-            if known is None:
-                ring = self._map(path, capacity, limit)
-            else:  # whole under another name first: a crash here must not forget them
-                made = path.with_name("ring.new")
-                made.unlink(missing_ok=True)
-                ring = self._map(made, capacity, limit)
+            if known is not None:  # whole under another name first: a crash here must not forget them
+                image = bytearray(DedupRing.nbytes(capacity, limit))
+                remade = DedupRing(capacity, limit, buffer=image)
                 for bot, update_id in known:
-                    ring.claim(bot, update_id)
-                    ring.settle(bot, update_id)
+                    remade.claim(bot, update_id)
+                    remade.settle(bot, update_id)
+                made = path.with_name("ring.new")
+                made.write_bytes(image)
                 made.replace(path)
+            ring = self._map(path, capacity, limit)
         except OSError as error:
             raise StateError(f"{path}: cannot be used: {error.strerror}; set --state-dir") from None
         ring.release_all()

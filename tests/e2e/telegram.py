@@ -1,4 +1,6 @@
-"""What Telegram does to a webhook: many connections, one update of a chat at a time, tried until it is taken."""
+"""What Telegram does to a webhook, and more than the simulator would: the same update twice at the same instant, a
+server that comes back at another address and is tried again at once, each connection in the hands of the test.
+"""
 
 from __future__ import annotations
 

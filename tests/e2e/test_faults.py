@@ -59,6 +59,7 @@ def waiting(bot: Bot, directory: str = ".fasthook/journal") -> list[int]:
 
 
 def errors(server: Server) -> list[str]:
+    server.until(" ERROR ")  # a thread writes the log
     return [line for line in server.lines if " ERROR " in line]
 
 

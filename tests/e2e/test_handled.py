@@ -49,9 +49,11 @@ class Wire:
         self._socket.close()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
-def test_the_reply_is_in_the_response(start: Start, door: str, queue: str) -> None:
-    server = start("--secret", SECRET, "--ack", "handled", "--http", door, "--queue", queue)
+def test_the_reply_is_in_the_response(start: Start, door: str, queue: str, workers: str) -> None:
+    options = ["--ack", "handled", "--http", door, "--queue", queue, "--workers", workers]
+    server = start("--secret", SECRET, *options)
     for _ in range(2):
         response = server.post(samples.update(1, chat_id=5, text="say hello"))
         assert (response.status, response.headers["content-type"]) == (200, "application/json")

@@ -15,7 +15,7 @@ from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
 from fasthook.testing.running import Conversation, Telegram
 
-CHATS, EACH = 20, 30  # what is said in a row, beside the conversations
+CHATS, EACH = 40, 50  # what is said in a row, beside the conversations
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def heard(chat: Conversation, text: str, method: str = "sendMessage") -> str:
     ids=str,
 )
 def test_conversations_and_a_flood(run: Run, bot: Bot, library: str, way: Way, ack: str) -> None:
-    """An echo, buttons, a middleware, a job; then hundreds of updates, each handled once, in order within its chat.
+    """An echo, buttons, a middleware, a job; then two thousand updates, each handled once, in order within its chat.
 
     The token and the kinds of updates are the bot's own; the token stands in no line.
     """
@@ -319,28 +319,46 @@ def test_what_is_no_handler(bot: Bot, source: str, words: str) -> None:
     assert (ended.code, ended.lines) == (2, (ended.line,))
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
-    ("package", "extra"), [("aiogram", "aiogram"), ("telegram.ext", "ptb"), ("telebot", "telebot")]
+    ("package", "extra", "workers"),
+    [
+        ("aiogram", "aiogram", "1"),
+        ("aiogram", "aiogram", "2"),
+        ("telegram", "ptb", "1"),
+        ("telebot", "telebot", "1"),
+    ],
 )
 def test_a_library_that_is_not_installed(bot: Bot, package: str, extra: str, workers: str) -> None:
-    missing = f"raise ModuleNotFoundError({f'No module named {package!r}'!r}, name={package!r})"
-    (bot.directory / "library_bot.py").write_text(missing)
+    hidden = f"import sys\nsys.modules[{package!r}] = None\nimport {package}\n"  # as if it were not there
+    (bot.directory / "library_bot.py").write_text(hidden)
     ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
-    assert ended.line.endswith(f"imports {package!r}, which is not installed: pip install 'fasthook[{extra}]'")
+    words = f"imports {package!r}, which is not installed: pip install 'fasthook[{extra}]'"
+    assert ended.line == f"fasthook: library_bot:app: the module 'library_bot' {words}"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_version_that_is_not_supported(bot: Bot, workers: str) -> None:
-    """An older aiogram, as far as its type and its version tell."""
+@pytest.mark.parametrize(
+    ("name", "version", "words", "workers"),
+    [
+        ("aiogram.dispatcher.dispatcher.Dispatcher", "2.25.1", "must be 3.10 or newer, below 4", "1"),
+        ("aiogram.dispatcher.dispatcher.Dispatcher", "2.25.1", "must be 3.10 or newer, below 4", "2"),
+        ("aiogram.dispatcher.dispatcher.Dispatcher", "4.0.0", "must be 3.10 or newer, below 4", "1"),
+        ("telegram.ext._application.Application", "20.8", "must be 21.0 or newer", "1"),
+        ("telebot.async_telebot.AsyncTeleBot", "4.14.0", "must be 4.20 or newer", "1"),
+    ],
+)
+def test_a_version_that_is_not_supported(bot: Bot, name: str, version: str, words: str, workers: str) -> None:
+    """As far as its type and its version tell."""
+    module, _, cls = name.rpartition(".")
     (bot.directory / "library_bot.py").write_text(
         "import importlib.metadata\n"
-        "importlib.metadata.version = lambda package: '2.25.1'\n"
-        "app = type('Dispatcher', (), {'__module__': 'aiogram.dispatcher.dispatcher'})()\n"
+        f"importlib.metadata.version = lambda package: {version!r}\n"
+        f"app = type({cls!r}, (), {{'__module__': {module!r}}})()\n"
     )
     ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0", "--workers", workers)
-    words = "aiogram 2.25.1 is not supported: it must be 3.10 or newer, below 4"
-    assert ended.lines == (f"fasthook: library_bot:app: {words}",)
+    packages = {"aiogram": "aiogram", "telegram": "python-telegram-bot", "telebot": "pyTelegramBotAPI"}
+    package = packages[module.partition(".")[0]]
+    assert ended.lines == (f"fasthook: library_bot:app: {package} {version} is not supported: it {words}",)
+    assert ended.code == 2
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -50,7 +50,7 @@ def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str, work
         (2, "edited_message", 1, "waiting"),
         (3, "message", 5, "waiting"),
     ]
-    assert found[2]["attempt"] == 2
+    assert found[2]["attempt"] > 1
     assert found[0]["bytes"] == len(samples.update(1, chat_id=1, text=""))
     stats = json.loads(tool(bot, "queue", "stats", "--json").output)
     assert (stats["depth"], stats["in_flight"], stats["pid"]) == (3, 1, server.process.pid)

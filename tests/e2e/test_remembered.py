@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -68,6 +69,13 @@ def test_damaged_replies_are_set_aside(start: Start, bot: Bot) -> None:
     assert len(bot.handled) == 1
 
 
+def received(wire: socket.socket) -> bytes:
+    """The beginning of the answer; nothing on a connection that nobody had taken when the listener closed."""
+    with wire, contextlib.suppress(ConnectionResetError):
+        return wire.recv(64)
+    return b""
+
+
 def test_a_stop_leaves_nobody_without_an_answer(start: Start, bot: Bot) -> None:
     """Requests whose updates are on their way to the disk, at the end of the drain."""
     server = start(*OPTIONS, "--drain-timeout", "0", env={"HELD": "1"})
@@ -76,8 +84,6 @@ def test_a_stop_leaves_nobody_without_an_answer(start: Start, bot: Bot) -> None:
         body = samples.update(n, chat_id=1)
         wire.sendall(HEAD.format(SECRET, len(body)).encode() + body)
     assert server.stop() == 0
-    answers = [wire.recv(64) for wire in wires]
-    for wire in wires:
-        wire.close()
+    answers = [received(wire) for wire in wires]
     assert {answer[:12] for answer in answers if answer} <= {b"HTTP/1.1 503"}
     assert not server.find("Traceback")

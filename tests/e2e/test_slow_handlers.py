@@ -8,22 +8,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from e2e.process import PATIENCE, SECRET, Server
-from e2e.telegram import Connection
-from fasthook.testing import samples
+from e2e.bot import Bot
+from e2e.process import PATIENCE, Server
+from fasthook.settings import secret_of
+from fasthook.testing import TOKEN, Simulator
 
-SCALE = 100
-REDELIVERED = 60.0 / SCALE  # seconds after which an unanswered update is sent again, on another connection
-SLOWEST = 30.0 / SCALE
+SPEED = 100
+SLOWEST = 30.0 / SPEED
 DEADLINE = "250ms"  # 25 s
 CHATS = 20
 EACH = 12
-TOGETHER = 3  # updates of a chat that are on their way at once, in any order
+KINDS = ("message", "callback_query", "my_chat_member")  # Telegram sends one of each at the same time
+AGAIN = 40  # times that the webhook changes meanwhile: what is in flight is sent again, while it runs
+Start = Callable[..., Server]
 
 SOURCE = f"""\
 import asyncio, os, random
@@ -37,62 +38,53 @@ async def handler(update):
 """
 
 
-class Sender:
-    """Telegram: up to three updates of a chat at once, each sent again until it has its 200."""
+def given(simulator: Simulator) -> dict[int, str]:
+    """Updates of each kind in each chat: the kind of each, by its number."""
+    kinds: dict[int, str] = {}
+    for n in range(EACH):
+        for chat in range(1, CHATS + 1):
+            kind = KINDS[n % len(KINDS)]
+            person = {"id": chat, "is_bot": False, "first_name": "Ann"}
+            place = {"id": chat, "type": "private"}
+            message = {"message_id": n, "from": person, "chat": place, "date": simulator.bot.unix(), "text": "hello"}
+            query = {"id": str(1000 * chat + n), "from": person, "message": message, "data": "pressed"}
+            update_id = simulator.bot.add(kind, query if kind == "callback_query" else message, seconds=86_400)
+            assert update_id is not None
+            kinds[update_id] = kind
+    return kinds
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._random = random.Random()
-        self.sent: Counter[int] = Counter()
 
-    async def chat(self, chat: int) -> None:
-        ids = [chat * 1000 + n for n in range(EACH)]
-        for start in range(0, EACH, TOGETHER):
-            await asyncio.gather(*(self._deliver(chat, update_id) for update_id in ids[start : start + TOGETHER]))
-
-    async def _deliver(self, chat: int, update_id: int) -> None:
-        body = samples.update(update_id, chat_id=chat, user_id=chat)
-        # sometimes the connection is lost early, and Telegram comes back while the handler runs
-        patience = self._random.choice([REDELIVERED, REDELIVERED, SLOWEST * self._random.random()])
-        while True:
-            self.sent[update_id] += 1
-            with closing(Connection(lambda: self._server.address)) as connection:
-                try:
-                    status = await asyncio.wait_for(connection.post(body), patience)
-                except TimeoutError:
-                    patience = PATIENCE
-                    continue
-            assert status in (200, 503)
-            if status == 200:
-                return
+async def delivered(simulator: Simulator, url: str) -> dict[int, str]:
+    kinds = given(simulator)
+    for n in range(AGAIN):
+        await simulator.set_webhook(url, secret_of(TOKEN), max_connections=40 + n % 2)
+        await simulator.clock.sleep(1 + random.random() * 10)
+    await simulator.bot.settled()
+    return kinds
 
 
 @pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
-def test_each_update_runs_once(tmp_path: Path, queue: str) -> None:
-    (tmp_path / "bot.py").write_text(SOURCE)
-    options = ["--secret", SECRET, "--ack", "handled", "--ack-deadline", DEADLINE, "--queue", queue]
-    server = Server(tmp_path, "bot:handler", "--port", "0", *options)
+def test_each_update_runs_once(start: Start, bot: Bot, queue: str) -> None:
+    (bot.directory / "bot.py").write_text(SOURCE)
 
-    async def main() -> Sender:
-        sender = Sender(server)
-        async with asyncio.TaskGroup() as group:
-            for chat in range(1, CHATS + 1):
-                group.create_task(sender.chat(chat))
-        return sender
+    async def main() -> tuple[dict[int, str], int]:
+        async with Simulator(speed=SPEED) as simulator:
+            options = ["--token", TOKEN, "--api-url", simulator.url, "--reply-chat-rate", "off"]
+            handled = ["--ack", "handled", "--ack-deadline", DEADLINE, "--queue", queue]
+            server = await asyncio.to_thread(start, *options, *handled)
+            kinds = await delivered(simulator, f"http://127.0.0.1:{server.address[1]}{server.path}")
+            assert await asyncio.to_thread(server.stop) == 0
+            return kinds, max(attempt.number for attempt in simulator.bot.attempts)
 
-    try:
-        sender = asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
-        assert server.stop() == 0
-    finally:
-        server.kill()
-    rows = [line.split() for line in (tmp_path / "handled").read_text().splitlines()]
+    kinds, tries = asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
+    rows = [line.split() for line in (bot.directory / "handled").read_text().splitlines()]
     runs = Counter(int(update_id) for _, update_id, what in rows if what == "begins")
-    assert set(runs.values()) == {1}
-    assert runs.keys() == sender.sent.keys()
-    assert max(sender.sent.values()) > 1  # some were sent again
+    assert runs == Counter(kinds.keys())
+    assert tries > 1  # some were sent again
     for chat in range(1, CHATS + 1):
         steps = [(int(update_id), what) for of, update_id, what in rows if int(of) == chat]
         order = [update_id for update_id, what in steps if what == "begins"]
         assert steps == [(update_id, what) for update_id in order for what in ("begins", "ends")]  # one at a time
-        waves = [update_id % 1000 // TOGETHER for update_id in order]
-        assert waves == sorted(waves)
+        for kind in KINDS:
+            ids = [update_id for update_id in order if kinds[update_id] == kind]
+            assert ids == sorted(ids)

@@ -125,19 +125,6 @@ def test_retries_and_dead_letters(start: Start, bot: Bot, target: str) -> None:
         assert sorted((one.update_id, one.attempt) for one in bot.handled) == [(2, 2), (3, 1)]
 
 
-@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
-def test_the_reply_is_in_the_response(start: Start, door: str, queue: str) -> None:
-    server = start("--secret", SECRET, "--ack", "handled", "--http", door, "--queue", queue, "--workers", "2")
-    for _ in range(2):
-        response = server.post(samples.update(1, chat_id=5, text="say hello"))
-        assert (response.status, response.headers["content-type"]) == (200, "application/json")
-        assert json.loads(response.body) == {"method": "sendMessage", "chat_id": 5, "text": "hello"}
-    response = server.post(samples.update(2, chat_id=6, text="fail once"))
-    assert (response.status, response.body) == (500, b"the handler failed\n")
-    assert server.post(samples.update(2, chat_id=6, text="fail once")).status == 200
-    assert server.stop() == 0
-
-
 def test_a_reply_survives_the_worker(start: Start, bot: Bot) -> None:
     """The request waits while another worker handles its update."""
     server = start("--secret", SECRET, "--ack", "handled", "--workers", "2", env={"PAUSE": "0.5"})

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from fasthook.telegram.api import BotAPI, BotAPIError
-from fasthook.testing import TOKEN, Simulator, SimulatorError
+from fasthook.testing import TOKEN, Limits, Simulator, SimulatorError
 from fasthook.testing.calls import parse_fault
 
 Served = Callable[[Simulator, httpx.AsyncClient], Coroutine[Any, Any, None]]
@@ -194,6 +194,47 @@ async def test_429_on_demand(simulator: Simulator, client: httpx.AsyncClient) ->
     assert (await client.post(BOT + "sendMessage", json={"chat_id": 7, "text": "hi"})).status_code == 200
 
 
+async def said(client: httpx.AsyncClient, chat_id: int, method: str = "sendMessage") -> int:
+    """Send a message: 0, or the seconds that Telegram wants to wait."""
+    response = await client.post(BOT + method, json={"chat_id": chat_id, "text": "hi", "message_id": 1})
+    if response.status_code != 429:
+        return 0
+    wait = int(response.json()["parameters"]["retry_after"])
+    assert response.json()["description"] == f"Too Many Requests: retry after {wait}"
+    assert response.headers["retry-after"] == str(wait)
+    return wait
+
+
+def test_limits_on_demand() -> None:
+    """30 messages a second in all, one a second in a chat, 20 a minute in a group."""
+
+    async def main() -> None:
+        async with Simulator(speed=0) as simulator, httpx.AsyncClient(base_url=simulator.url, timeout=20) as client:
+            assert [await said(client, 7) for _ in range(3)] == [0] * 3
+            simulator.limit()
+            assert [await said(client, 7) for _ in range(2)] == [0, 1]
+            assert await said(client, 7, "editMessageText") == 1
+            assert await said(client, 7, "sendChatAction") == 0
+            simulator.clock.advance(0.5)
+            assert await said(client, 7) == 1
+            simulator.clock.advance(0.5)
+            assert await said(client, 7) == 0
+            simulator.clock.advance(1)
+            assert [await said(client, chat) for chat in range(1, 32)] == [0] * 30 + [1]
+            simulator.clock.advance(1)
+            assert [await said(client, -7) for _ in range(21)] == [0] * 20 + [60]
+            simulator.clock.advance(59)
+            assert await said(client, -7) == 1
+            simulator.clock.advance(1)
+            assert await said(client, -7) == 0
+            simulator.limit(Limits(group=(1, 3600)))
+            assert [await said(client, -7) for _ in range(2)] == [0, 3600]
+            simulator.limit(None)
+            assert await said(client, -7) == 0
+
+    asyncio.run(main())
+
+
 @served
 async def test_a_blocked_bot(simulator: Simulator, client: httpx.AsyncClient) -> None:
     chat = simulator.chat(7)
@@ -288,7 +329,7 @@ def test_a_port_in_use() -> None:
     async def main() -> None:
         async with Simulator() as first:
             port = int(first.url.rpartition(":")[2])
-            with pytest.raises(SimulatorError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            with pytest.raises(SimulatorError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use$"):
                 async with Simulator(port=port):
                     pass
 

@@ -102,7 +102,7 @@ def test_what_it_tells_at_its_start(start: Start) -> None:
     simulation.until(rf"^  run     fasthook run bot:handler --token {TOKEN} --api-url {simulation.url}$")
     assert simulation.call("getMe")["result"]["id"] == 42
     assert simulation.stop() == 0
-    assert simulation.lines[-1].endswith("1 calls of the bot")
+    assert simulation.find("1 calls of the bot$")
 
 
 def test_people_wait_for_the_bot_and_talk_to_it(start: Start) -> None:
@@ -201,6 +201,13 @@ def test_answers_on_demand(start: Start) -> None:
     assert simulation.stop() == 0
 
 
+def test_limits(start: Start) -> None:
+    simulation = start("--limits", "--rate", "0")
+    assert [simulation.call("sendMessage", chat_id=7, text="hi")["ok"] for _ in range(2)] == [True, False]
+    simulation.until(r"^  ✗ sendMessage is answered 429 Too Many Requests: retry after 1$")
+    assert simulation.stop() == 0
+
+
 WRONG = [
     (["--port", "x"], "--port: must be a whole number from 0 to 65535"),
     (["--token", "nonsense"], "--token: must look like 123456789:ABC-def"),
@@ -247,10 +254,11 @@ def test_the_demo_is_a_conversation_that_ends_by_itself() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = {"DEMO_PORT": str(one.getsockname()[1]), "DEMO_API_PORT": str(two.getsockname()[1])}
     done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="4", **ports),
+        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="6", **ports),
         capture_output=True, text=True, timeout=2 * PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +(Ann|User \d) ▸ ", done.stdout, re.MULTILINE)
-    assert re.search(r"^ +Echo ▸ ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +Echo ▸ \w", done.stdout, re.MULTILINE)
+    assert "Echo ▸ [setWebhook]" in done.stdout  # it registers by itself
     assert "  try it  curl -i http://127.0.0.1:" in done.stderr

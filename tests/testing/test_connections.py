@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from testing.hook import CLOSE, response
 from testing.stage import Stage, played
@@ -92,6 +93,22 @@ async def test_one_in_two_seconds_while_nothing_succeeds(s: Stage) -> None:
     await s.until_attempted(6)
     assert s.times == [0, 2, 4, 6, 8, 10]
     assert s.hook.most_running == 1
+
+
+@played
+async def test_ten_seconds_without_a_success_make_it_careful_again(s: Stage) -> None:
+    await s.set()
+    await s.warm(3)
+    s.hook.answer = lambda request: CLOSE
+    start, opened = s.clock.now(), [s.hook.connected]
+    for chat in range(30):
+        s.message(chat=chat)
+    for seconds in (10, 20, 40):
+        await s.until(lambda seconds=seconds: s.clock.now() > start + seconds)  # type: ignore[misc]
+        opened.append(s.hook.connected)
+    early, _, late = (after - before for before, after in itertools.pairwise(opened))
+    assert early >= 30
+    assert 1 <= late <= 11
 
 
 @played

@@ -195,6 +195,26 @@ def test_an_uploaded_certificate_is_trusted(tmp_path: Path, authority: trustme.C
     assert s.attempts[0].status == 200
 
 
+@pytest.mark.filterwarnings("ignore:.*TLSv1_1 is deprecated:DeprecationWarning")
+def test_tls_is_1_2_or_newer(tmp_path: Path, authority: trustme.CA) -> None:
+    leaf = authority.issue_cert("localhost")
+
+    async def main(version: ssl.TLSVersion) -> int:
+        async with stage(Rules(verify=False)) as s:
+            await s.hook.stop()
+            context = tls_hook(s, leaf.cert_chain_pems[0].bytes(), leaf.private_key_pem.bytes(), tmp_path)
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            context.minimum_version = context.maximum_version = version
+            await s.hook.start(context)
+            await s.set(f"https://localhost:{s.hook.port}/hook")
+            s.message()
+            await s.until_attempted(1)
+            return s.attempts[0].status
+
+    assert asyncio.run(main(ssl.TLSVersion.TLSv1_1)) == 0
+    assert asyncio.run(main(ssl.TLSVersion.TLSv1_2)) == 200
+
+
 def test_plain_http_where_https_is_expected() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -42,6 +42,7 @@ class _Plan:
     replay: list[Recorded] | None
     duration: float | None
     faults: list[Fault]
+    limits: bool
     ca_file: Path | None
     insecure: bool
     cloud: bool
@@ -87,6 +88,11 @@ class _Plan:
     multiple=True,
     metavar="METHOD:KIND[:PERCENT]",
     help="Answer calls with 429, 403, 500, html, slow, hang or close; METHOD may be *.",
+)
+@click.option(
+    "--limits",
+    is_flag=True,
+    help="Answer 429 to more than 30 messages a second, 1 in a chat, 20 a minute in a group.",
 )
 @click.option("--ca-file", metavar="FILE", help="Trust these authorities too (PEM), when the webhook is https.")
 @click.option("--insecure", is_flag=True, help="Don't verify the webhook's certificate.")
@@ -161,6 +167,7 @@ def _plan(given: dict[str, Any]) -> _Plan:
         replay=replay,
         duration=one("duration", settings.seconds(0.1, 10 * 86_400)) if given["duration"] else None,
         faults=[one("fail", parse_fault, text) for text in given["faults"]],
+        limits=given["limits"],
         ca_file=one("ca-file", _readable) if given["ca_file"] else None,
         insecure=given["insecure"],
         cloud=given["cloud"],
@@ -218,6 +225,8 @@ async def _simulate(plan: _Plan) -> int:
         if plan.record:
             simulator.watchers.append(stack.enter_context(contextlib.closing(_recording(plan.record, simulator))))
         simulator.bot.faults.extend(plan.faults)
+        if plan.limits:
+            simulator.limit()
         if plan.webhook:
             await simulator.set_webhook(plan.webhook, plan.secret or _secret(simulator))
         simulator.watchers.append(console)
@@ -279,7 +288,10 @@ async def _until_stopped(people: Coroutine[Any, Any, None], duration: float | No
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        try:
+            loop.add_signal_handler(number, stopped.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
     talking = loop.create_task(people)
     talking.add_done_callback(functools.partial(_check, stopped))
     with contextlib.suppress(TimeoutError):

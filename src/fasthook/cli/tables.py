@@ -18,6 +18,9 @@ from fasthook.wording import printable
 
 Row = dict[str, Any]
 
+#: What an update is: the heads of columns, and where a row has it.
+_UPDATE = {"number": "number", "update": "update_id", "bot": "bot_id", "kind": "kind", "chat": "chat_id"}
+_WORDS = ("kind", "state", "reason")  # columns that are no numbers
 _UNBOUNDED = 4000  # columns where the output is no terminal: no line is cut off
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES = ("bytes", "KiB", "MiB", "GiB")
@@ -27,11 +30,6 @@ def show_waiting(rows: Sequence[Row]) -> None:
     now = time.time()
     _table(
         rows,
-        ("number", lambda row: row["number"]),
-        ("update", lambda row: row["update_id"]),
-        ("bot", lambda row: row["bot_id"]),
-        ("kind", lambda row: row["kind"]),
-        ("chat", lambda row: row["chat_id"]),
         ("age", lambda row: duration(now - row["received_at"])),
         ("attempt", lambda row: row["attempt"]),
         ("state", lambda row: row["state"]),
@@ -42,11 +40,6 @@ def show_dead(rows: Sequence[Row]) -> None:
     now = time.time()
     _table(
         rows,
-        ("number", lambda row: row["number"]),
-        ("update", lambda row: row["update_id"]),
-        ("bot", lambda row: row["bot_id"]),
-        ("kind", lambda row: row["kind"]),
-        ("chat", lambda row: row["chat_id"]),
         ("died", lambda row: f"{duration(now - row['died_at'])} ago"),
         ("attempts", lambda row: row["attempts"]),
         ("reason", lambda row: row["reason"]),
@@ -54,12 +47,13 @@ def show_dead(rows: Sequence[Row]) -> None:
 
 
 def _table(rows: Iterable[Row], *columns: tuple[str, Callable[[Row], Any]]) -> None:
+    """A row each: what an update is, then these columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, _ in columns:
-        numeric = name in ("number", "update", "bot", "chat", "attempt", "attempts", "age", "died", "count")
-        table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=True)
+    for name in (*_UPDATE, *(name for name, _ in columns)):
+        table.add_column(Text(name), justify="left" if name in _WORDS else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(value(row)) for _, value in columns))
+        values = [*(row[key] for key in _UPDATE.values()), *(value(row) for _, value in columns)]
+        table.add_row(*map(_cell, values))
     _console().print(table)
 
 
@@ -92,15 +86,8 @@ def show_stats(stats: Row) -> None:
 
 def show_update(row: Row, raw: bytes) -> None:
     """One update, or dead letter, with all there is to it."""
-    facts: list[tuple[str, Any]] = [
-        ("number", row["number"]),
-        ("update", row["update_id"]),
-        ("bot", row["bot_id"]),
-        ("kind", row["kind"]),
-        ("chat", row["chat_id"]),
-        ("user", row["user_id"]),
-        ("received", moment(row["received_at"])),
-    ]
+    facts: list[tuple[str, Any]] = [(name, row[key]) for name, key in _UPDATE.items()]
+    facts += [("user", row["user_id"]), ("received", moment(row["received_at"]))]
     if "reason" in row:
         facts += [("died", moment(row["died_at"])), ("reason", row["reason"]), ("attempts", row["attempts"])]
     else:

@@ -22,7 +22,7 @@ DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, struct
 _DAMAGED, _NEWER = 9, 8  # exit codes
 _FRAME = struct.Struct("<II")  # lengths of a key and a value
 _TABLES = 16
-_FATAL = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE}
+_FATAL = {getattr(signal, name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV", "SIGFPE") if hasattr(signal, name)}
 
 
 def check(file: Path, tables: Sequence[str], *, most: int | None = None, locked: bool = False) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from asyncio import sleep
 from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -41,6 +43,12 @@ class _Window:
     def take(self, when: float) -> None:
         self._times.append(when)
 
+    def move(self, was: float, when: float) -> None:
+        """What was taken then counts from now on."""
+        with suppress(ValueError):  # so much has gone since that it is forgotten
+            self._times.remove(was)
+        self._times.append(when)
+
     def idle(self, now: float) -> bool:
         return not self._times or self._times[-1] + self._rate.seconds <= now
 
@@ -64,12 +72,17 @@ class Governor:
         self._all = _Window(bot) if bot else None
         self._rates = (chat, group)
         self._chats: OrderedDict[Any, _Chat] = OrderedDict()
-        self._ready: deque[asyncio.Future[None]] = deque()  # allowed by their chats, waiting for the bot's rate
+        self._ready: deque[asyncio.Future[float]] = deque()  # allowed by their chats, waiting for the bot's rate
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
 
-    async def turn(self, chat_id: Any) -> None:
-        """Wait until a message may go to this chat (an id or an `@name`)."""
+    @asynccontextmanager
+    async def turn(self, chat_id: Any) -> AsyncIterator[None]:
+        """Inside, a message may go to this chat (an id or an `@name`), and no other goes there.
+
+        It counts from its end, when Telegram has it: it may have been on its way, or told to wait, before.
+        """
+        taken = 0.0
         chat = self._chat(chat_id)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         chat.waiting.append(mine)
@@ -80,9 +93,14 @@ class Governor:
             if chat.window and (wait := chat.window.due(now := monotonic()) - now) > 0:
                 await sleep(wait)
             if self._all:
-                await self._turn_of_bot()
-            if chat.window:
-                chat.window.take(monotonic())
+                taken = await self._turn_of_bot()
+            try:
+                yield
+            finally:
+                if chat.window:
+                    chat.window.take(monotonic())
+                if self._all:
+                    self._all.move(taken, monotonic())
         finally:
             self.waiting -= 1
             first = chat.waiting[0] is mine
@@ -91,12 +109,13 @@ class Governor:
                 chat.waiting[0].set_result(None)
             self._forget()
 
-    async def _turn_of_bot(self) -> None:
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _turn_of_bot(self) -> float:
+        """Wait for it: when it was."""
+        mine: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._ready.append(mine)
         self._let_go()
         try:
-            await mine
+            return await mine
         except asyncio.CancelledError:
             if mine in self._ready:
                 self._ready.remove(mine)
@@ -116,7 +135,7 @@ class Governor:
             first = self._ready.popleft()
             if not first.done():
                 self._all.take(now)
-                first.set_result(None)
+                first.set_result(now)
 
     def _chat(self, chat_id: Any) -> _Chat:
         chat = self._chats.get(chat_id)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from fasthook.logs import Redaction
 
 _FORMAT = logging.Formatter()
 
 
 class Redact(logging.Filter):
-    """Takes a token out of log records and their tracebacks."""
+    """Takes a token out of log records and their tracebacks, whatever handler writes them."""
 
     def __init__(self, token: str) -> None:
         super().__init__()
-        self._pattern = re.compile(re.escape(token))
+        self._clean = Redaction([token])
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if self._pattern.search(message):
-            record.msg, record.args = self.clean(message), ()
+        cleaned = self._clean(message)
+        if cleaned != message:
+            record.msg, record.args = cleaned, ()
         if record.exc_info and not record.exc_text:
             record.exc_text = _FORMAT.formatException(record.exc_info)
-        if record.exc_text and self._pattern.search(record.exc_text):
-            record.exc_text = self.clean(record.exc_text)
-            record.exc_info = None
+        if record.exc_text and (cleaned := self._clean(record.exc_text)) != record.exc_text:
+            record.exc_text, record.exc_info = cleaned, None
         return True
-
-    def clean(self, text: str) -> str:
-        return self._pattern.sub("***", text)
 
 
 @contextmanager

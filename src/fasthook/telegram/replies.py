@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 from fasthook.lanes import GaveUp
@@ -33,10 +34,10 @@ class Replies:
         params = dict(call)
         method = params.pop("method")
         chat_id = params.get("chat_id")
-        if chat_id is not None and is_message(method):
-            await self._governor.turn(chat_id)
+        counts = chat_id is not None and is_message(method)
         try:
-            await self._api.call(method, **params)
+            async with self._governor.turn(chat_id) if counts else nullcontext():
+                await self._api.call(method, **params)
         except Forbidden as error:
             self._refusals.tell(chat_id, f"update {update_id}: Telegram refused {error}")
         except (Unauthorized, NotFound) as error:

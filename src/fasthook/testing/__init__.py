@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fasthook.testing.calls import Call, Fault
     from fasthook.testing.chats import Chat, NotCome, User
+    from fasthook.testing.limits import Limits
     from fasthook.testing.simulator import TOKEN, Simulator, SimulatorError
     from fasthook.testing.webhooks import Rules
 
-__all__ = ["TOKEN", "Call", "Chat", "Fault", "NotCome", "Rules", "Simulator", "SimulatorError", "User"]
+__all__ = ["TOKEN", "Call", "Chat", "Fault", "Limits", "NotCome", "Rules", "Simulator", "SimulatorError", "User"]
 
 _WHERE = {
     "TOKEN": "simulator",
@@ -24,6 +25,7 @@ _WHERE = {
     "Chat": "chats",
     "NotCome": "chats",
     "User": "chats",
+    "Limits": "limits",
     "Rules": "webhooks",
 }
 

@@ -14,6 +14,7 @@ from fasthook.testing.calls import Answer, Call, Fault, Refused
 from fasthook.testing.chats import Chat, User, World
 from fasthook.testing.clock import Clock
 from fasthook.testing.delivery import Attempt, Delivery
+from fasthook.testing.limits import Sent
 from fasthook.testing.parameters import Parameters, whole
 from fasthook.testing.updates import Event, Pending, Updates
 from fasthook.testing.webhooks import Rules, Webhook, allowed_updates, drops_pending, reached, requested
@@ -52,6 +53,7 @@ class Account:
         self.chats: dict[int, Chat] = {}
         self.store: dict[str, Any] = {}
         self.revoked = False
+        self.sent_lately: Sent | None = None  # None: it may send as much as it likes
         self.last_error: tuple[int, str] | None = None  # when, since 1970, and what
         self._clock = clock
         self._rules = rules
@@ -150,6 +152,9 @@ class Account:
         if method in ("setWebhook", "deleteWebhook"):
             description = await self._set_webhook(given if method == "setWebhook" else _without_url(given))
             return Answer.ok(True, description), True
+        chat_id = whole(given.values.get("chat_id"))
+        if self.sent_lately is not None and chat_id is not None and methods.is_message(method):
+            self.sent_lately.count(chat_id)
         if method == "getWebhookInfo":
             result = self.webhook_info()
         else:

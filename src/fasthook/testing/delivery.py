@@ -7,13 +7,14 @@ import heapq
 import itertools
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import SplitResult
 
 from fasthook.testing import parameters
 from fasthook.testing.clock import Clock, Timer
 from fasthook.testing.connection import Address, Connection, Response
+from fasthook.testing.limits import Window
 from fasthook.testing.updates import Pending, QueueKey, Updates
 
 TIMEOUT = 60.0  # seconds for a whole response, and that an idle connection is kept
@@ -54,21 +55,6 @@ class Listener(Protocol):
     def gone(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _Flood:
-    """So many events in so many seconds."""
-
-    count: int
-    seconds: float
-    times: deque[float] = field(default_factory=deque)
-
-    def wait_until(self, now: float) -> float:
-        """When the next may be; not after `now` if it may be now."""
-        while self.times and self.times[0] <= now - self.seconds:
-            self.times.popleft()
-        return now if len(self.times) < self.count else self.times[0] + self.seconds
-
-
 class Delivery:
     """Delivers `updates` to the webhook at `url`.
 
@@ -102,8 +88,8 @@ class Delivery:
         self._free: deque[Connection] = deque()
         self._sent_at: dict[Connection, float] = {}
         self._deadlines: dict[Connection, Timer] = {}
-        self._active_flood = _Flood(10, 0.5)
-        self._idle_flood = _Flood(1, 2.0)
+        self._active_flood = Window(10, 0.5)
+        self._idle_flood = Window(1, 2.0)
         self._last_success = clock.now() - 3600
         self._checked = False
         self._gone_since: float | None = None

@@ -75,6 +75,11 @@ def names() -> dict[str, str]:
     return {name.lower(): name for name in known}
 
 
+def is_message(method: str) -> bool:
+    """Whether a method sends or changes a message, and so counts for the limits of a bot."""
+    return method in _SENDING or method.startswith(("sendMediaGroup", "copyMessage", "forwardMessage", "editMessage"))
+
+
 def answer(bot: Bot, method: str, given: Parameters) -> Any:
     """The result of a method. Refused: in Telegram's words."""
     if method in _SENDING:

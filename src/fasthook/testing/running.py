@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from fasthook.asgi import Hook
 from fasthook.testing.calls import Call, Fault
 from fasthook.testing.chats import PHOTO, Chat, User
+from fasthook.testing.limits import Limits
 from fasthook.testing.simulator import Simulator
 from fasthook.testing.updates import Event
 from fasthook.testing.webhooks import Rules
@@ -166,6 +167,10 @@ class Telegram:
     def heal(self) -> None:
         """No more faults."""
         self._do(self.simulator.heal)
+
+    def limit(self, limits: Limits | None = Limits()) -> None:  # noqa: B008 is frozen
+        """From now on refuse with 429 what the bot sends beyond these limits; None: no more of that."""
+        self._do(lambda: self.simulator.limit(limits))
 
     def advance(self, seconds: float) -> None:
         """Put Telegram's clock forward: what it would have done meanwhile happens now."""

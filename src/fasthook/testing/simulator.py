@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import random
 import re
 import socket
@@ -15,6 +16,7 @@ from fasthook.testing.api import ApiServer
 from fasthook.testing.calls import Fault
 from fasthook.testing.chats import Chat, User
 from fasthook.testing.clock import Clock
+from fasthook.testing.limits import Limits, Sent
 from fasthook.testing.parameters import Parameters
 from fasthook.testing.webhooks import Rules
 
@@ -114,6 +116,11 @@ class Simulator:
         for account in self.accounts:
             account.faults.clear()
 
+    def limit(self, limits: Limits | None = Limits()) -> None:  # noqa: B008 is frozen
+        """From now on refuse with 429 what the bots send beyond these limits; None: no more of that."""
+        for account in self.accounts:
+            account.sent_lately = Sent(limits, self.clock) if limits else None
+
     async def set_webhook(self, url: str, secret: str = "", **params: Any) -> None:
         """setWebhook, as the first bot would call it. SimulatorError: Telegram refuses."""
         from json import loads
@@ -129,7 +136,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(place[:2], family=family, backlog=1024)
     except (OSError, UnicodeError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0  # of a name that cannot be resolved it is negative
+        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise SimulatorError(f"cannot listen on {host}:{port}: {why}") from None
     if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         listener.close()
