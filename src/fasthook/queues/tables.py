@@ -528,7 +528,8 @@ def _name(record: bytes) -> Name:
 
 def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """What can be read of a damaged file: the waiting updates, and the ids of handled ones."""
-    waiting, done = {}, {}
+    waiting: dict[int, bytes] = {}
+    done: dict[int, bytes] = {}
     for key, record in sorted(salvage(file, "waiting").items()):
         try:
             unpack_update(record)
