@@ -6,11 +6,12 @@ PROCESSES ?= 3
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint format sanitize coverage bench bench-quick bench-peers guard dashboard wheel fresh fuzz soak slow clean
+.PHONY: help demo test build lint format sanitize coverage bench bench-quick bench-peers guard dashboard wheel fresh fuzz soak kill slow clean
 
-# what `make guard` compares with, and how long `make fuzz` looks, for each target
+# what `make guard` compares with, and how long `make fuzz` looks and `make kill` kills, for each target
 BASE ?= $(shell git merge-base HEAD origin/main 2>/dev/null || git rev-parse HEAD^)
 FUZZ_SECONDS ?= 30
+KILL_SECONDS ?= 60
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +96,9 @@ fuzz: build ## fuzz the edge and the scan, each for FUZZ_SECONDS (30)
 
 soak: build ## two million requests; fails if memory grows
 	$(BIN)/python -m bench.soak --requests 2000000
+
+kill: build ## kill -9 of a random worker every second under load, KILL_SECONDS (60) for each queue and number of workers
+	TEST_SECONDS=$(KILL_SECONDS) $(BIN)/python -m pytest tests/e2e/test_worker_deaths.py -k kill_9
 
 slow: build ## slowhttptest's three attacks on the demo bot (needs slowhttptest)
 	bash tests/slowhttptest.sh $(BIN)/fasthook

@@ -11,8 +11,8 @@ import pytest
 
 from fasthook import Update
 from fasthook._scan import restore
-from fasthook.crew import Worker
 from fasthook.frames import Kind, frame
+from fasthook.link import Worker
 from fasthook.ops.blocks import Blocks, Layout
 from fasthook.queues import Delivery
 from fasthook.settings import Settings

@@ -200,7 +200,7 @@ class Bots:
         for table in (*change.added, *change.changed):
             self.redact.hide(table.hidden)
         if self._workers is not None:
-            if not await self._workers.crew.renew(self._by_row(change)):
+            if not await self._workers.crew.reload.renew(self._by_row(change)):
                 raise ChangeError("the new workers do not start")
             return []
         started: list[Running] = []

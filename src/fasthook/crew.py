@@ -14,20 +14,21 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from fasthook._core import Shares
 from fasthook.bottables import BotTable
-from fasthook.frames import LARGEST_OUTCOME, FrameError, Kind, Reader, frame, unpack
+from fasthook.frames import FrameError, Kind, unpack
 from fasthook.handlers import WorkersError
-from fasthook.lanes import Lane
+from fasthook.link import LOST, Worker
 from fasthook.ops.blocks import Blocks, Member
+from fasthook.reload import Reload
 from fasthook.settings import Settings
+from fasthook.sources import Sources
+from fasthook.wording import below
 from fasthook.worker import SetUp
 
 log = logging.getLogger("fasthook.workers")
@@ -35,14 +36,14 @@ log = logging.getLogger("fasthook.workers")
 _AT_ONCE = 5.0  # seconds: a worker that ends sooner, and has handled nothing, has died at once
 _IN_A_ROW = 5  # deaths at once that stop the server
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at once is replaced
+_LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
+_NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
 _TO_LEAVE = 10.0  # seconds, behind the drain, for the bot's lifespan to end
-_HURRIED = 3.0
-_LOST = 5.0  # seconds between the end of a worker and the end of its socket, whichever comes first
+_HURRIED = 1.0  # seconds, instead of that and of the drain, when a stop is hurried
 _POLL = 0.5  # seconds between looks at the source files
-_HIGH = 1 << 20  # bytes that are written to a worker in one go
 
 
 class Owner(Protocol):
@@ -77,170 +78,8 @@ class Owner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Renewal:
-    """A reload with other bots. `took_over`: whether the new workers did, when it is known."""
-
-    bots: Mapping[int, BotTable]
-    took_over: asyncio.Future[bool]
-
-
-class Worker(asyncio.Protocol):
-    """A worker process as the door sees it: its socket, and what it has in hand.
-
-    `number`: its name for as long as it lives, then another's. `window`: deliveries that it may have in hand.
-    """
-
-    def __init__(self, crew: Crew, number: int, window: int, replaces: Worker | None) -> None:
-        self.number = number
-        self.counts: Member | None = None  # where it counts; there may have been no room
-        self.window = window
-        self.replaces = replaces  # retired when this one is ready
-        self.pid = 0
-        self.ready = self.retired = False
-        self.closed = False  # gets nothing new
-        self.in_hand: dict[int, Lane] = {}
-        self.waiting: dict[int, deque[Lane]] = {}  # by bot, of chats that belong to it, while it has no room
-        self.shares: Shares | None = None  # of its window, where there are several bots
-        self.suspects = 0  # in hand, of those that were in hand when another died
-        self.alone = False  # what it has in hand may have nothing beside it
-        self.given = 0
-        self.finished = 0
-        self.ran = 0  # of them, those that were not given back
-        self.born = monotonic()
-        self.writable = False
-        self.silent = 0.0  # seconds without a sign of life
-        self.quiet = False  # it has not answered the last ping yet: its loop may be blocked
-        self.killed = ""  # why, if the door did it
-        self.refused: WorkersError | None = None
-        self.files: list[str] = []
-        self.limit: int | None = None  # deliveries before it is recycled
-        self._crew = crew
-        self._transport: asyncio.Transport | None = None
-        self._paused = False
-        self._reader = Reader(self._take, LARGEST_OUTCOME)
-        self._out: list[bytes] = []
-        self._buffered = 0
-        self._code: int | None = None
-        self._lost = False
-
-    def __repr__(self) -> str:
-        return f"worker {self.number} (process {self.pid})"
-
-    # ------------------------------------------------------------ to the worker
-
-    def put(self, head: bytes, raw: bytes) -> None:
-        """Part of a frame, to be written with the next `flush`."""
-        self._out.append(head)
-        self._out.append(raw)
-        self._buffered += len(raw) + len(head)
-        if self._buffered > _HIGH:
-            self.writable = False
-
-    def flush(self) -> None:
-        """Write what was put, all at once."""
-        if not self._out:
-            return
-        if self._transport and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-            self.writable = not self._paused
-        self._out.clear()
-        self._buffered = 0
-
-    def send(self, kind: Kind, payload: bytes = b"") -> None:
-        self.flush()
-        if self._transport and not self._transport.is_closing():
-            self._transport.write(frame(kind, payload=payload))
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the process, if it still is one."""
-        if self._code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def kill(self, why: str) -> None:
-        if not self.killed:
-            self.killed = why
-        self.signal(signal.SIGKILL)
-
-    # ------------------------------------------------------------ from the worker
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
-        self._transport.set_write_buffer_limits(high=_HIGH)
-
-    def pause_writing(self) -> None:
-        self._paused = True
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self.writable = True
-        self._crew.owner.writable()
-
-    def data_received(self, data: bytes) -> None:
-        self.silent = 0.0
-        self.quiet = False
-        try:
-            self._reader.feed(data)
-        except FrameError as error:
-            log.error("%r: its socket is broken: %s", self, error)
-            self.kill("its socket was broken")
-
-    def _take(self, kind: int, number: int, payload: bytes) -> None:
-        if kind in (Kind.DONE, Kind.FAILED, Kind.BACK):
-            self.finished += 1
-            self.ran += kind != Kind.BACK
-            self._crew.owner.outcome(self, kind, number, payload)
-        elif kind != Kind.PONG:
-            self._crew.told(self, kind, payload)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        self._transport = None
-        self.writable = False
-        self._half_gone()
-
-    def exited(self, code: int) -> None:
-        """The process has ended."""
-        self._code = code
-        self._half_gone()
-
-    def _half_gone(self) -> None:
-        # The end of the process and of what it wrote come in any order; a process that the bot started may hold the
-        # socket open for long.
-        if self._lost and self._code is not None:
-            self._crew.gone(self)
-        elif self._lost:
-            asyncio.get_running_loop().call_later(_LOST, self.kill, "it closed its socket and went on")
-        elif self._transport:
-            asyncio.get_running_loop().call_later(_LOST, self._transport.abort)
-
-    @property
-    def name(self) -> str:
-        """In the metrics, and in its own log."""
-        return f"worker-{self.number}"
-
-    @property
-    def begun(self) -> int:
-        """Runs of the handler that it has begun; 0 if they are not counted."""
-        return self.counts.runs() if self.counts else 0
-
-    def blocked(self) -> float:
-        """For how long its event loop has not come round, s. Any thread may ask."""
-        return self.counts.blocked() if self.counts else self.silent
-
-    @property
-    def how(self) -> str:
-        """How it ended, in words; empty if it left when it was told to."""
-        if self.killed:
-            return f"killed, because {self.killed}"
-        if self._code == -signal.SIGKILL:
-            return "SIGKILL (somebody's, or the kernel's when it ran out of memory)"
-        if self._code is not None and self._code < 0:
-            number = -self._code
-            return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        return "" if self.retired and self._code == 0 else f"exit code {self._code}"
+class SpawnError(WorkersError):
+    """The system starts no process now: of files, of processes or of memory there are too few."""
 
 
 class Crew:
@@ -265,19 +104,17 @@ class Crew:
         self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
         self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
         self._settings = settings
-        self._told = SetUp(target, settings, answers, blocks.layout, dict(enumerate(bots, 1)))
-        self._wanted: _Renewal | None = None  # for the next reload
-        self._renewal: _Renewal | None = None  # of the one under way
+        self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
-        self._at_once = 0  # deaths in a row of workers that were, and handled nothing
-        self._stopping = False
+        self.at_once = 0  # deaths of workers that were, and handled nothing, since anything was handled
+        self.is_stopping = self._hurried = False
         self._started: asyncio.Future[None] | None = None
-        self._reloading: list[Worker] | None = None  # the new ones
-        self._reload_again = False
-        self._on_reload: list[Callable[[], None]] = []
+        self.reload = Reload(self)
+        self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()
-        self._sources: dict[str, tuple[int, int] | None] = {}
+        self._longest_start = 0.0  # seconds
         self._told_failure = False
+        self.trouble = ""  # why no process can be started now
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -285,9 +122,9 @@ class Crew:
         """Start all; they are ready at return. WorkersError: the bot does not start."""
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
-        for _ in range(self._settings.workers):
-            self._spawn()
         try:
+            for _ in range(self.size):
+                self.spawn()
             await self._started
         except BaseException:
             await self.stop(0.0)
@@ -296,10 +133,28 @@ class Crew:
         if self._settings.reload:
             self._poll()
 
+    @property
+    def size(self) -> int:
+        """How many workers there should be."""
+        return self._settings.workers
+
+    def patience(self, seconds: float) -> float:
+        """For how long a worker may be starting: so many seconds, or longer if this bot has needed long before."""
+        return max(seconds, 3 * self._longest_start)
+
+    @property
+    def serves(self) -> bool:
+        """All have started, and it does not stop."""
+        return self._started is not None and self._started.done() and not self.is_stopping
+
     # ------------------------------------------------------------ start
 
-    def _spawn(self, replaces: Worker | None = None, renewal: _Renewal | None = None) -> Worker:
-        told = replace(self._told, bots=renewal.bots) if renewal else self._told
+    def spawn(self, replaces: Worker | None = None, bots: Mapping[int, BotTable] | None = None) -> Worker:
+        """Start a process. `replaces`: retired when this one is ready. `bots`: others than the crew has.
+
+        SpawnError: the system has no room for it.
+        """
+        told = self._told if bots is None else replace(self._told, bots=bots)
         concurrency, most = self._settings.concurrency, self._settings.max_requests
         taken = {one.number for one in self.members}
         number = next(number for number in itertools.count(1) if number not in taken)
@@ -308,20 +163,17 @@ class Crew:
             worker.shares = Shares(worker.window, (table.bot_id for table in told.bots.values()))
         if most is not None:
             worker.limit = most - random.randrange(most // 10 + 1)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A fresh interpreter; its own process group, so that a terminal's Ctrl-C reaches the door alone.
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
+        ours, process = _start_process()
         worker.pid = process.pid
+        try:
+            threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
+        except RuntimeError as error:
+            ours.close()
+            process.kill()
+            process.wait()
+            raise SpawnError(f"a worker process cannot be started: {error}") from None
         worker.counts = self._add_block(worker)
         self.members.append(worker)
-        threading.Thread(target=self._reap, args=(worker, process), name="fasthook-reap", daemon=True).start()
         self._begin(self._connect(worker, ours, told))
         return worker
 
@@ -339,7 +191,13 @@ class Crew:
 
     async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
-        await self._loop.create_unix_connection(lambda: worker, sock=ours)
+        worker.socket = ours
+        try:
+            await self._loop.create_unix_connection(lambda: worker, sock=ours)
+        except OSError as error:
+            worker.kill(f"its socket cannot be used: {error.strerror}")
+            worker.connection_lost(error)
+            return
         counts = worker.counts
         made = replace(told, name=worker.name, block=counts.file if counts else None)
         worker.send(Kind.SET_UP, pickle.dumps(made))
@@ -347,18 +205,20 @@ class Crew:
     def told(self, worker: Worker, kind: int, payload: bytes) -> None:
         """A worker says something about itself."""
         if kind == Kind.READY:
-            said = unpack(payload)
+            if worker.ready:
+                raise FrameError("it is ready twice")
+            said = unpack(Kind.READY, payload)
             self._learn(worker, said["token"], said["kinds"])
             if not worker.refused:
                 self._ready(worker, said["files"])
         elif kind == Kind.REFUSED:
-            said = unpack(payload)
+            said = unpack(Kind.REFUSED, payload)
             worker.files = said["files"]
             worker.refused = WorkersError(said["line"], said["code"], said["trace"])
         elif kind == Kind.ASKS:
             self.recycle(worker)
         elif kind == Kind.SOURCES:
-            self._watch(unpack(payload)["files"])
+            self.watch(unpack(Kind.SOURCES, payload)["files"])
 
     def _learn(self, worker: Worker, token: str | None, kinds: list[str] | None) -> None:
         """What the first worker knows of its bot; the others have to have the same token."""
@@ -374,14 +234,15 @@ class Crew:
     def _ready(self, worker: Worker, files: list[str]) -> None:
         worker.ready = worker.writable = True
         worker.silent = 0.0
+        self._longest_start = max(self._longest_start, monotonic() - worker.born)
         self._unready = 0
         self._told_failure = False
-        self._watch(files)
-        if self._stopping:
+        self.watch(files)
+        if self.is_stopping:
             self.retire(worker, 0.0)
             return
-        if self._reloading is not None and worker in self._reloading:
-            self._swap()
+        if self.reload.brings(worker):
+            self.reload.ready()
             return
         log.info("%r is ready", worker)
         self.owner.joined(worker)
@@ -404,8 +265,10 @@ class Crew:
         if not worker.retired:
             worker.retired = True
             self.owner.retiring(worker)
+        if self._hurried:
+            seconds = 0.0
         worker.send(Kind.LEAVE, repr(seconds).encode())
-        self._later(seconds + _TO_LEAVE, worker.kill, "it did not leave")
+        self._later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
 
     def gone(self, worker: Worker) -> None:
         """The process and its socket have come to their end."""
@@ -419,28 +282,32 @@ class Crew:
             self._blocks.retire(worker.counts.name)
         if not self.members:
             self._empty.set()
-        if self._stopping or worker.retired:
+        if self.is_stopping or worker.retired:
             return
         successor = next((one for one in self.members if one.replaces is worker), None)
         if successor:
             successor.replaces = None
             self._blocks.restarts += 1
         elif self._started and not self._started.done() and worker.refused:
-            self._stopping = True
+            self.is_stopping = True
             self._started.set_exception(worker.refused)
-        elif self._reloading is not None and worker in self._reloading:
-            self._give_up_reload(worker)
+        elif self.reload.brings(worker):
+            self.reload.give_up(worker)
         elif worker.replaces and not worker.ready:
             self._told_refusal(worker)
-            log.error("%r: its successor does not start, it goes on", worker.replaces)
-            worker.replaces.limit = worker.replaces.given + (self._settings.max_requests or 1000)
+            self._goes_on(worker.replaces, "its successor does not start")
         else:
             self._replace(worker)
+
+    def _goes_on(self, worker: Worker, why: str) -> None:
+        log.error("%r goes on: %s", worker, why)
+        worker.limit = worker.given + (self._settings.max_requests or 1000)
 
     def _replace(self, worker: Worker) -> None:
         """Start a successor, later the more have died at once; after five of these in a row stop the server."""
         pause = 0.0
-        if worker.refused and any(one.ready for one in self.members):
+        others = any(one.ready for one in self.members)
+        if (worker.refused or worker.late) and others:
             # What is on disk does not start any more, but others serve.
             self._unready += 1
             pause = _LAST_PAUSE if self._unready >= _IN_A_ROW else _FIRST_PAUSE * 2**self._unready
@@ -451,15 +318,16 @@ class Crew:
             pause = _FIRST_PAUSE * 2 ** (self._unready - 1)
             self.owner.not_replaced()
         elif not worker.finished and not worker.killed and monotonic() - worker.born < _AT_ONCE:
-            self._at_once += 1
-            pause = _FIRST_PAUSE * 2 ** (self._at_once - 1)
-        died = max(self._at_once, 0 if worker.refused and self.members else self._unready)
+            self.at_once += 1
+            pause = _FIRST_PAUSE * 2 ** (self.at_once - 1)
+        starts = (worker.refused and self.members) or (worker.late and others)
+        died = max(self.at_once, 0 if starts else self._unready)
         if died >= _IN_A_ROW:
             why = str(worker.refused) if worker.refused else f"the last: {worker.how}"
             error = WorkersError(
                 f"{_IN_A_ROW} workers in a row died at once ({why})", 1, worker.refused.trace if worker.refused else ""
             )
-            self._stopping = True
+            self.is_stopping = True
             if self._started and not self._started.done():
                 self._started.set_exception(error)
             else:
@@ -468,28 +336,39 @@ class Crew:
         if worker.ready:
             self._blocks.restarts += 1
         if pause:
-            self._later(min(pause, _LAST_PAUSE), self._spawn)
+            self._later(min(pause, _LAST_PAUSE), self._fill)
         else:
-            self._spawn()
+            self._fill()
 
-    def progress(self) -> None:
-        """A worker has handled something."""
-        self._at_once = 0
+    def _fill(self, pause: float = _FIRST_PAUSE) -> None:
+        """Start a worker in the place of one that died, if there are too few; again later, if there is no room."""
+        there = [one for one in self.members if not (one.retired or one.replaces or self.reload.brings(one))]
+        if self.is_stopping or len(there) >= self.size:
+            return
+        try:
+            self.spawn()
+        except SpawnError as error:
+            if not self.trouble:
+                log.error("%s: tried again until one can", error)
+            self.trouble = str(error)
+            self._blocks.refused += 1
+            self.owner.not_replaced()
+            self._later(pause, self._fill, min(2 * pause, _LONGEST_PAUSE))
+        else:
+            self.trouble = ""
 
     def _told_refusal(self, worker: Worker) -> None:
         """Say once why a bot that has started before does not now."""
         if worker.refused and not self._told_failure:
             self._told_failure = True
-            log.error("the bot does not start any more: %s%s", worker.refused, _below(worker.refused.trace))
+            log.error("the bot does not start any more: %s%s", worker.refused, below(worker.refused.trace))
         elif not worker.refused:
             log.error("%r died before it was ready: %s", worker, worker.how)
 
     async def stop(self, seconds: float) -> None:
         """Tell all to leave, with so many seconds for what they have in hand; kill who does not."""
-        self._stopping = True
-        self._end_renewal(False)
-        self._renewal, self._wanted = self._wanted, None
-        self._end_renewal(False)
+        self.is_stopping = True
+        self.reload.stop()
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -498,130 +377,75 @@ class Crew:
         if self.members:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), seconds + _TO_LEAVE + _LOST + 1)
+                await asyncio.wait_for(self._empty.wait(), seconds + _TO_LEAVE + LOST + 1)
         for task in self._tasks:
             task.cancel()
         for timer in self._timers:
             timer.cancel()
 
     def hurry(self) -> None:
-        """Kill, in a moment, who has not left by then. Before `stop`, too."""
-        if self._stopping:
-            for worker in self.members:
-                worker.send(Kind.LEAVE, b"0")
-                self._later(_HURRIED, worker.kill, "it did not leave")
+        """Kill, in a moment, who has not left by then, in the stop under way or to come."""
+        self._hurried = True
+        if self.is_stopping:
+            for worker in list(self.members):
+                self.retire(worker, 0.0)
 
     # ------------------------------------------------------------ heartbeat
 
     def _beat(self) -> None:
-        beat = min(_LONGEST_BEAT, self._settings.worker_timeout / _BEATS)
+        timeout = self._settings.worker_timeout
+        beat = min(_LONGEST_BEAT, timeout / _BEATS)
+        to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
         for worker in self.members:
-            if not worker.ready or worker.killed:
+            if worker.retired or worker.killed:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
             worker.quiet = worker.silent > 0.0
             worker.silent += beat
-            if worker.silent > self._settings.worker_timeout + beat:
-                self._end_hung(worker)
+            if not worker.ready:
+                if worker.silent > to_start:
+                    worker.late = True
+                    self._end_hung(worker, f"has not come to the end of its start in {to_start:.0f} s")
+            elif worker.silent > timeout + beat:
+                self._end_hung(worker, f"has not answered for {timeout:g} s")
             else:
                 worker.send(Kind.PING)
         self._later(beat, self._beat)
 
-    def _end_hung(self, worker: Worker) -> None:
-        timeout = self._settings.worker_timeout
-        log.error("%r has not answered for %g s: it tells where it is, then it is killed", worker, timeout)
-        worker.killed = f"it did not answer for {timeout:g} s"
+    def _end_hung(self, worker: Worker, why: str) -> None:
+        log.error("%r %s: it tells where it is, then it is killed", worker, why)
+        worker.killed = f"it {why}"
         worker.signal(signal.SIGQUIT)  # faulthandler prints the stacks, whatever the interpreter does
         self._later(_TO_DUMP, worker.kill, "")
 
-    # ------------------------------------------------------------ reload
+    # ------------------------------------------------------------ new code
 
-    def reload(self, done: Callable[[], None] | None = None) -> None:
-        """Start as many new workers, and retire the old ones when all are ready. `done`: told when that has ended."""
-        if done:
-            self._on_reload.append(done)
-        if self._stopping or self._started is None or not self._started.done():
-            return
-        if self._reloading is not None:
-            self._reload_again = True
-            return
-        log.info("reloading: %d new workers start", self._settings.workers)
-        self._reloading = []
-        self._renewal, self._wanted = self._wanted, None
-        for _ in range(self._settings.workers):
-            self._reloading.append(self._spawn(renewal=self._renewal))
+    def set_bots(self, bots: Mapping[int, BotTable]) -> None:
+        """From now on workers have these, by their rows."""
+        self._told = replace(self._told, bots=bots)
 
-    async def renew(self, bots: Mapping[int, BotTable]) -> bool:
-        """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""
-        if self._stopping:
-            return False
-        self._wanted = wanted = _Renewal(bots, self._loop.create_future())
-        self.reload()
-        return await wanted.took_over
-
-    def _end_renewal(self, took_over: bool) -> None:
-        renewal, self._renewal = self._renewal, None
-        if renewal and took_over:
-            self._told = replace(self._told, bots=renewal.bots)
-        if renewal and not renewal.took_over.done():  # nobody waits any more
-            renewal.took_over.set_result(took_over)
+    def watch(self, files: Iterable[str]) -> None:
+        """Reload when one of these changes, if that is wanted."""
+        if self._settings.reload:
+            self.sources.add(files)
 
     def recycle(self, worker: Worker) -> None:
         """Replace one worker: its successor starts first."""
-        if self._stopping or worker.retired or self._reloading is not None:
+        if self.is_stopping or worker.retired or self.reload.is_under_way:
             return
-        if not any(one.replaces is worker for one in self.members):
-            self._spawn(replaces=worker)
-
-    def _swap(self) -> None:
-        """When all new ones are ready, they take over."""
-        new = self._reloading or []
-        if not all(worker.ready for worker in new):
+        if any(one.replaces is worker for one in self.members):
             return
-        old = [worker for worker in self.members if worker not in new and not worker.retired]
-        for worker in new:
-            self.owner.joined(worker)
-        for worker in old:
-            self.retire(worker)
-        self._end_renewal(True)
-        log.info("reloaded: workers %s take over", ", ".join(str(worker.number) for worker in new))
-        self._end_reload()
-
-    def _give_up_reload(self, worker: Worker) -> None:
-        why = worker.refused or WorkersError(f"a new worker died before it was ready ({worker.how})")
-        log.error("the new code does not start, the old workers go on: %s%s", why, _below(why.trace))
-        for one in self._reloading or []:
-            if one in self.members:
-                self.retire(one, 0.0)
-        self._watch(worker.files)
-        self._end_renewal(False)
-        self._end_reload()
-
-    def _end_reload(self) -> None:
-        self._reloading = None
-        if self._reload_again:
-            self._reload_again = False
-            self.reload()
-            return
-        told, self._on_reload = self._on_reload, []
-        for done in told:
-            done()
-
-    def _watch(self, files: Iterable[str]) -> None:
-        if self._settings.reload:
-            for file in files:
-                if file not in self._sources:
-                    self._sources[file] = _version(file)
+        try:
+            self.spawn(replaces=worker)
+        except SpawnError as error:
+            self._blocks.refused += 1
+            self._goes_on(worker, str(error))
 
     def _poll(self) -> None:
         """Reload when a source file of the bot has changed."""
-        changed = [file for file, known in self._sources.items() if _version(file) != known]
-        for file in changed:
-            self._sources[file] = _version(file)
-        if changed:
-            names = ", ".join(Path(file).name for file in changed[:3])
-            log.info("%s changed", names if len(changed) <= 3 else f"{names} and others")
-            self.reload()
+        if names := self.sources.changed():
+            log.info("%s changed", ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and others")
+            self.reload.begin()
         self._later(_POLL, self._poll)
 
     # ------------------------------------------------------------ timers and tasks
@@ -640,13 +464,22 @@ class Crew:
         task.add_done_callback(self._tasks.discard)
 
 
-def _version(file: str) -> tuple[int, int] | None:
+def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A worker process, and the door's end of its socket pair. SpawnError: the system has no room for it."""
+    ours: socket.socket | None = None
     try:
-        stat = Path(file).stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size
-
-
-def _below(trace: str) -> str:
-    return f"\n{trace.rstrip()}" if trace else ""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A fresh interpreter; its own process group, so that a terminal's Ctrl-C reaches the door alone.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+            )
+    except OSError as error:
+        if ours:
+            ours.close()
+        raise SpawnError(f"a worker process cannot be started: {error.strerror}") from None
+    return ours, process

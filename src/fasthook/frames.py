@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
+from types import NoneType
 from typing import Any
 
 HEAD = Struct("<IBQ")  # length of the whole frame in bytes, kind, number of the delivery; then the payload
@@ -13,7 +14,7 @@ HEAD = Struct("<IBQ")  # length of the whole frame in bytes, kind, number of the
 # the raw bytes.
 UPDATE = Struct("<Hqdd")
 _LENGTH = HEAD.size
-LARGEST = (1 << 32) - 1
+_LARGEST = (1 << 32) - 1
 LARGEST_OUTCOME = 64 << 20  # bytes of a frame from a worker: the largest file that a bot may send, and more
 
 
@@ -34,36 +35,68 @@ class Kind(enum.IntEnum):
     SOURCES = 12  # more source files of the bot
 
 
+#: The frames that come from each side, and how long they may be, in bytes: the shortest and the longest.
+Lengths = Mapping[int, tuple[int, int]]
+_EMPTY = (_LENGTH, _LENGTH)
+_NONE = (1, 0)
+FROM_DOOR: Lengths = {
+    Kind.DELIVER: (_LENGTH + UPDATE.size, _LARGEST),
+    Kind.PING: _EMPTY,
+    Kind.LEAVE: (_LENGTH + 1, _LENGTH + 30),
+}
+FROM_WORKER: Lengths = {
+    Kind.READY: (_LENGTH + 2, LARGEST_OUTCOME),
+    Kind.REFUSED: (_LENGTH + 2, LARGEST_OUTCOME),
+    Kind.DONE: (_LENGTH, LARGEST_OUTCOME),
+    Kind.FAILED: (_LENGTH + 2, LARGEST_OUTCOME),
+    Kind.BACK: _EMPTY,
+    Kind.PONG: _EMPTY,
+    Kind.ASKS: _EMPTY,
+    Kind.SOURCES: (_LENGTH + 2, LARGEST_OUTCOME),
+}
+#: What the others tell, by name; a list is one of texts.
+_SAYS: Mapping[Kind, Mapping[str, tuple[type, ...]]] = {
+    Kind.READY: {"files": (list,), "token": (str, NoneType), "kinds": (list, NoneType)},
+    Kind.REFUSED: {"line": (str,), "code": (int,), "trace": (str,), "files": (list,)},
+    Kind.FAILED: {"line": (str,), "reason": (str,), "final": (bool,), "trace": (str,)},
+    Kind.SOURCES: {"files": (list,)},
+}
+
+
 class FrameError(Exception):
-    """Bytes that are no frame."""
+    """Bytes that are no frame, or none that may come from there."""
 
 
 Take = Callable[[int, int, bytes], None]  # kind, number, payload
 
 
 class Reader:
-    """Cuts a stream into frames and gives each to `take`. `largest`: bytes that one may have."""
+    """Cuts a stream into frames and gives each to `take`. `lengths`: of those that may come.
 
-    def __init__(self, take: Take, largest: int) -> None:
+    After a FrameError, raised here or by `take`, nothing more can be read.
+    """
+
+    def __init__(self, take: Take, lengths: Lengths) -> None:
         self._take = take
-        self._largest = largest
+        self._lengths = lengths
         self._parts: list[bytes] = []
         self._have = self._need = 0
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream. FrameError: they are no frames."""
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes of the stream; whether a frame has come to its end. FrameError: they are no frames."""
         if self._parts:
             self._parts.append(data)
             self._have += len(data)
             if self._have < self._need:
-                return
+                return False
             data = b"".join(self._parts)
             self._parts = []
-        at, end, need, take = 0, len(data), _LENGTH, self._take
+        at, end, need, take, lengths = 0, len(data), _LENGTH, self._take, self._lengths
         while end - at >= _LENGTH:
             length, kind, number = HEAD.unpack_from(data, at)
-            if not _LENGTH <= length <= self._largest:
-                raise FrameError(f"a frame of {length} bytes")
+            shortest, longest = lengths.get(kind, _NONE)
+            if not shortest <= length <= longest:
+                raise FrameError(f"a frame of kind {kind} and {length} bytes")
             if length > end - at:
                 need = length
                 break
@@ -72,6 +105,7 @@ class Reader:
         if at < end:
             self._parts = [data[at:]]
             self._have, self._need = end - at, need
+        return at > 0
 
 
 def frame(kind: Kind, number: int = 0, payload: bytes = b"") -> bytes:
@@ -83,6 +117,21 @@ def pack(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-def unpack(payload: bytes) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(payload)
+def unpack(kind: Kind, payload: bytes) -> dict[str, Any]:
+    """What such a frame tells. FrameError: it does not."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        value = None
+    says = _SAYS[kind]
+    if not isinstance(value, dict) or value.keys() != says.keys():
+        raise FrameError(f"a frame of kind {kind} that tells nothing")
+    if not all(_is(value[name], types) for name, types in says.items()):
+        raise FrameError(f"a frame of kind {kind} that tells nothing")
     return value
+
+
+def _is(value: object, types: tuple[type, ...]) -> bool:
+    if isinstance(value, list):
+        return list in types and all(isinstance(one, str) for one in value)
+    return isinstance(value, types)

@@ -95,6 +95,7 @@ class Receiver:
         self._hidden = _hidden(settings)
         self._lifespan_state: Any = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self.blocks = Blocks(None, Layout(paths=1))  # of nobody, until `start` opens the server's
         self.commands: dict[str, Command] = {}  # of the control socket; more may be added
         self._control: Control | None = None
 

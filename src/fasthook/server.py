@@ -22,7 +22,6 @@ from fasthook.asgi import Hook
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
-from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fasthook")
 
-_PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
 _OPS = "127.0.0.1:9090"
 _TOLD_SO = 16  # TLS connections above the limit that get through the handshake, and then 503
 _GRACE = 5  # seconds of the drain for requests that are still coming in
@@ -64,8 +62,9 @@ def _counted(most: int) -> type[ssl.SSLObject]:
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers, ours drain first, and with a limit and a deadline for TLS handshakes."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, serves: Callable[[], None]) -> None:
         super().__init__(config)
+        self._serves = serves  # told when connections are taken
         self._handshake = settings.header_timeout
         self._room = descriptors.room(settings.max_connections)
         self._watch = descriptors.Watch()
@@ -94,6 +93,7 @@ class _Uvicorn(uvicorn.Server):
             for listener in sockets or ()
         ]
         self.started = True
+        self._serves()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -150,34 +150,29 @@ def open_ops(settings: Settings) -> Listeners:
 
 
 async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, notifier: Notifier) -> int:
-    settings, receiver = hook.settings, hook.receiver
-    server = _Uvicorn(_config(hook), settings)
-    health = Health(receiver, lambda: len(server.server_state.connections))
-    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
+    def serves() -> None:
+        health.starting = False
+        ops.hurry()
+        announce(hook.settings, listeners, ops_listeners, hook.receiver.bots)
+        notifier.ready()
+        if ops_listeners.trouble:
+            log.warning("%s", ops_listeners.trouble)
+
+    server = _Uvicorn(_config(hook), hook.settings, serves)
+    health = Health(hook.receiver, lambda: len(server.server_state.connections))
     stop = Stop(hook, server, health, notifier)
-    code = await stop.begin()
-    if code is not None:
-        return code
-    announce(hook.settings, listeners, ops_listeners, receiver.bots)
-    notifier.ready()
-    if ops_listeners.trouble:
-        log.warning("%s", ops_listeners.trouble)
-    if ops:
-        ops.start()
-    code = 0
-    try:
-        await server.serve(sockets=listeners.sockets)
-    finally:
-        notifier.stopping()
+    async with OpsServer(ops_listeners.sockets, health) as ops:
+        code = await stop.begin()
+        if code is not None:
+            return code
+        code = 0
         try:
-            await receiver.stop(stop.left())
-        except QueueError as error:
-            log.error("%s", error)
-            code = 1
-        if ops:
-            await asyncio.to_thread(ops.stop)
-        notifier.close()
-        await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
+            await server.serve(sockets=listeners.sockets)
+        finally:
+            notifier.stopping()
+            code = await stop.end()
+            notifier.close()
+            await asyncio.sleep(0)  # the last answers leave with the end of a turn of the loop
     if stop.failure:
         raise stop.failure
     if stop.signals > 1:

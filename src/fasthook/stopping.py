@@ -8,21 +8,26 @@ import os
 import signal
 import sys
 import threading
+import time
 from time import monotonic
 from types import FrameType
 from typing import Protocol
 
 from fasthook.asgi import Hook
 from fasthook.handlers import StartError, WorkersError
+from fasthook.handlers.ending import tell_end
 from fasthook.ops.health import Health
 from fasthook.queues import QueueError
 from fasthook.state import StateError
 from fasthook.systemd import Notifier
+from fasthook.telegram.redact import redacted
 from fasthook.wording import bots_frames
 
 log = logging.getLogger("fasthook")
 
 _PATIENCE = 3.0  # seconds after the second signal for a loop that is blocked
+_LAST = 20.0  # seconds after the second signal for all the rest: dead letters, the queue, the bot's own end
+_PAUSE = 0.1  # seconds between looks at the loop
 
 
 class Stoppable(Protocol):
@@ -75,6 +80,19 @@ class Stop:
             self._starting = None
         return None
 
+    async def end(self) -> int:
+        """Drain, and stop the receiver; the exit code."""
+        try:
+            await self._hook.receiver.stop(self.left())
+        except QueueError as error:
+            log.error("%s", error)
+            return 1
+        except (Exception, SystemExit) as error:
+            with redacted(self._hook.settings.token):
+                tell_end(error)
+            return 1
+        return 0
+
     def left(self) -> float:
         """Seconds of the drain that are left."""
         drain = self._hook.settings.drain_timeout
@@ -111,7 +129,7 @@ class Stop:
                 bots.reload_again()
         elif workers is not None and not self._server.should_exit:
             self._notifier.reloading()
-            workers.crew.reload(self._notifier.ready)
+            workers.crew.reload.begin(self._notifier.ready)
 
     def _read(self, task: asyncio.Task[None]) -> None:
         self._reading = None
@@ -124,12 +142,23 @@ class Stop:
         self._received += 1
         self._loop.call_soon_threadsafe(self._stop, signal.Signals(number))
         if self._received == 2:
-            last = threading.Timer(_PATIENCE, self._leave)
-            last.daemon = True
-            last.start()
+            threading.Thread(target=self._watch_loop, name="fasthook-stop", daemon=True).start()
 
-    def _leave(self) -> None:
-        log.error("a handler blocks the loop: leaving without it, and without what only memory has")
+    def _watch_loop(self) -> None:
+        """Leave if the loop does not come round, or if the stop or the end of the process takes too long without it."""
+        end, why = monotonic() + _LAST, "the stop takes too long"
+        while monotonic() < end:
+            answered = threading.Event()
+            try:
+                self._loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:  # it has come to its end
+                time.sleep(_PATIENCE)
+                os._exit(130)
+            if not answered.wait(_PATIENCE):
+                why = "a handler blocks the loop"
+                break
+            time.sleep(_PAUSE)
+        log.error("%s: leaving without it, and without what only memory has", why)
         logging.shutdown()
         os._exit(130)
 

@@ -49,6 +49,11 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
+def below(trace: str) -> str:
+    """A traceback, if there is one, as it stands below a line of the log."""
+    return f"\n{trace.rstrip()}" if trace else ""
+
+
 def bots_frames(error: BaseException) -> BaseException:
     """The error with only the bot's frames in its traceback, and in those of its causes.
 

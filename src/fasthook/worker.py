@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 import sysconfig
+import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,8 +30,9 @@ from fasthook._core import Shares
 from fasthook._scan import restore
 from fasthook.bottables import BotTable
 from fasthook.dispatch import Dispatcher, HandlerTimeout, Runs
-from fasthook.frames import HEAD, LARGEST, LARGEST_OUTCOME, UPDATE, Kind, Reader, frame, pack
+from fasthook.frames import FROM_DOOR, HEAD, LARGEST_OUTCOME, UPDATE, FrameError, Kind, Reader, frame, pack
 from fasthook.handlers import Reply, StartError, TargetError, adapt, complete, kinds_of, load
+from fasthook.handlers.ending import tell_end
 from fasthook.lanes import GaveUp
 from fasthook.logs import set_up
 from fasthook.ops.beat import Beat
@@ -46,8 +49,9 @@ log = logging.getLogger("fasthook")
 
 THREADS = 32  # plain functions at once, if --concurrency allows as many
 _ORPHAN = 5.0  # seconds that an update may still take when the front door is gone
+_FAREWELL = 5.0  # seconds that a worker which leaves waits for the door
 _LONGEST_TRACE = 64 << 10  # characters of a traceback that are sent
-_LOOK = 1.0  # seconds between looks for modules that were imported meanwhile
+_LOOK = 1.0  # seconds between looks for modules that were imported meanwhile, and for the door
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class SetUp:
     settings: Settings
     answers: bool
     layout: Layout
+    door: int  # the process that waits for this one
     bots: Mapping[int, BotTable] = field(default_factory=dict)
     learnt: bool = False
     name: str = ""  # in the log
@@ -90,6 +95,7 @@ def main() -> int:
     made = _set_up(ours)
     if made is None:
         return 0  # the door is gone already
+    threading.Thread(target=_watch_door, args=(made.door,), name="fasthook-door", daemon=True).start()
     settings = made.settings
     redact = set_up(settings, made.name, [text for table in made.bots.values() for text in table.hidden])
     try:
@@ -113,8 +119,17 @@ def _set_up(ours: socket.socket) -> SetUp | None:
         return None
     length, _, _ = HEAD.unpack(head)
     payload = ours.recv(length - HEAD.size, socket.MSG_WAITALL)
+    if len(payload) < length - HEAD.size:
+        return None
     made: SetUp = pickle.loads(payload)  # from the process that started this one
     return made
+
+
+def _watch_door(door: int) -> None:
+    """End this process a while after the door has, whatever the loop does then, and the import, and the lifespan."""
+    while os.getppid() == door:
+        time.sleep(_LOOK)
+    faulthandler.dump_traceback_later(2 * _ORPHAN, exit=True)
 
 
 def _counts(made: SetUp) -> Counts:
@@ -219,20 +234,35 @@ def _complete(value: Any, made: SetUp) -> Settings:
 
 async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: Counts) -> int:
     """Handle until it is time to leave; how many handlers still run."""
-    async with contextlib.AsyncExitStack() as scope:
-        try:
-            state = await bots.start(scope)
-        except StartError as error:
-            raise Refused(str(error), 1, None) from None
-        except Exception as error:
-            raise Refused(f"the bot does not start: {one_line(error)}", 1, error) from None
-        work = _Work(made, bots, state, counts)
-        await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
-        work.start()
-        seconds = await work.leaves
-        await work.end(seconds)
+    scope = contextlib.AsyncExitStack()
+    try:
+        state = await bots.start(scope)
+    except (Exception, SystemExit) as error:
+        await _close(scope)
+        raise _refusal(error) from None
+    work = _Work(made, bots, state, counts)
+    await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
+    work.start()
+    seconds = await work.leaves
+    await work.end(seconds)
+    await _close(scope)
     await work.close()
     return bots.running + work.dispatcher.stuck
+
+
+async def _close(scope: contextlib.AsyncExitStack) -> None:
+    try:
+        await scope.aclose()
+    except (Exception, SystemExit) as error:
+        tell_end(error)
+
+
+def _refusal(error: BaseException) -> Refused:
+    if isinstance(error, StartError):
+        return Refused(str(error), 1, None)
+    if isinstance(error, SystemExit):
+        return Refused(f"the bot does not start: its lifespan calls sys.exit({error.code!r})", 1, None)
+    return Refused(f"the bot does not start: {one_line(error)}", 1, error)
 
 
 class _Work(asyncio.Protocol):
@@ -245,8 +275,9 @@ class _Work(asyncio.Protocol):
         self._in_answers = made.answers and settings.ack == "handled"
         self._ready = {"token": bots.token, "kinds": bots.kinds}
         self._loop = asyncio.get_running_loop()
-        self._reader = Reader(self._take, LARGEST)
+        self._reader = Reader(self._take, FROM_DOOR)
         self._out: list[bytes] = []
+        self._has_said_all = False
         self._replies: dict[Update, bytes] = {}
         self._files: set[str] = set()
         self._modules = 0
@@ -289,8 +320,13 @@ class _Work(asyncio.Protocol):
         for timer in self._timers.values():
             timer.cancel()
         self._beat.stop()
-        faulthandler.cancel_dump_traceback_later()
         self._flush()
+        self._has_said_all = True
+        if not self._transport.is_closing():
+            # The door closes the socket when it has read that this is the end; a door that writes meanwhile finds it
+            # open.
+            self._transport.write_eof()
+            await asyncio.wait([self._closed], timeout=_FAREWELL)
         self._transport.close()
         await self._closed
 
@@ -300,7 +336,11 @@ class _Work(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
+        try:
+            self._reader.feed(data)
+        except FrameError as error:
+            log.error("something else reads from this worker's socket: %s", error)
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed.set_result(None)
@@ -333,6 +373,8 @@ class _Work(asyncio.Protocol):
     # ------------------------------------------------------------ to the door
 
     def _send(self, kind: Kind, number: int = 0, payload: bytes = b"") -> None:
+        if self._has_said_all:
+            return
         if not self._out:
             self._loop.call_soon(self._flush)  # all outcomes of this turn of the loop in one write
         self._out.append(frame(kind, number, payload))
@@ -382,6 +424,8 @@ class _Work(asyncio.Protocol):
 
     def _watch(self) -> None:
         """End this process if its loop is blocked for long. The door does that earlier, while there is one."""
+        if self._closed.done():
+            return  # it has less time now
         faulthandler.dump_traceback_later(2 * self._settings.worker_timeout + _ORPHAN, exit=True)
         self._later(min(self._settings.worker_timeout / 2, 10.0), self._watch)
 

@@ -11,22 +11,25 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from struct import error as StructError
 from typing import Any
 
 import orjson
 
 from fasthook._core import Shares
 from fasthook.bottables import BotTable
-from fasthook.crew import Crew, Worker
-from fasthook.frames import HEAD, UPDATE, Kind, unpack
+from fasthook.crew import Crew
+from fasthook.frames import HEAD, UPDATE, FrameError, Kind, unpack
 from fasthook.handlers import WorkersError
 from fasthook.lanes import GaveUp, Lane, Lanes, Reported
+from fasthook.link import Worker
 from fasthook.ops.blocks import Blocks
 from fasthook.settings import Settings
 from fasthook.telegram.files import is_packed, unpacked
 
 log = logging.getLogger("fasthook.workers")
 
+_SOON = 5.0  # seconds that what a dead worker had in hand waits for its successor, or longer where starts are slow
 _DEATHS = 3  # of workers with an update in hand, before it is a dead letter
 _ALONE = 2  # deaths after which an update is handled with no other beside it
 _BURIAL = 10.0  # seconds that a stop waits for dead letters being written
@@ -67,7 +70,7 @@ class Workers(Lanes):
         self._unplaced: dict[int, deque[Lane]] = {}  # by bot, wait for a worker with room
         self._suspects: deque[Lane] = deque()
         self._quarantine: Worker | None = None  # the one that gets them
-        self._await_quarantine = False  # the successor of one that died will be it
+        self._await_quarantine: asyncio.TimerHandle | None = None  # the successor of one that died will be it
         self._number = 0
         self._turns_taken = itertools.count()
         self._turn: dict[Lane, int] = {}  # when those that wait for room began to
@@ -257,22 +260,24 @@ class Workers(Lanes):
     # ------------------------------------------------------------ from the workers
 
     def outcome(self, worker: Worker, kind: int, number: int, payload: bytes) -> None:
+        failure = Reported(**unpack(Kind.FAILED, payload)) if kind == Kind.FAILED else None
+        result = _returned(payload) if payload and failure is None else None
         lane = worker.in_hand.pop(number, None)
         if lane is None:
             return
         if worker.suspects and lane.first.deaths:
             worker.suspects -= 1
             worker.alone = False
+        if self.crew.at_once and kind != Kind.BACK:
+            self.crew.at_once = 0  # something was handled since
         keeps = False
         if kind == Kind.DONE:
-            if payload:
-                keeps = self._answer(lane, payload, worker.shares)
+            if result is not None:
+                keeps = self._answer(lane, result, worker.shares)
             else:
                 self._advance(lane)
-            if worker.finished == 1:
-                self.crew.progress()
         elif kind == Kind.FAILED:
-            lane.first.failure = Reported(**unpack(payload))
+            lane.first.failure = failure
             self._begin(self._failed(lane))
         else:
             self._ready.appendleft(lane)
@@ -281,10 +286,9 @@ class Workers(Lanes):
         if not self._awake and (self._ready or self._unplaced or worker.waiting or self._quarantine):
             self._wake()
 
-    def _answer(self, lane: Lane, payload: bytes, shares: Shares | None) -> bool:
+    def _answer(self, lane: Lane, result: Any, shares: Shares | None) -> bool:
         """See to what a handler returned. True: its place is kept until that is sent."""
         try:
-            result = unpacked(payload) if is_packed(payload) else orjson.loads(payload)
             sending = self._reply(lane.first.update, result)
         except Exception as error:
             lane.first.failure = error
@@ -331,7 +335,7 @@ class Workers(Lanes):
     def joined(self, worker: Worker) -> None:
         self._serving.append(worker)
         if self._await_quarantine:
-            self._await_quarantine = False
+            self._end_wait()
             self._quarantine = worker
         if not self._stopped:
             self._wake()
@@ -340,8 +344,13 @@ class Workers(Lanes):
         self._wake()
 
     def not_replaced(self) -> None:
-        self._await_quarantine = False
+        self._end_wait()
         self._wake()
+
+    def _end_wait(self) -> None:
+        if self._await_quarantine:
+            self._await_quarantine.cancel()
+            self._await_quarantine = None
 
     def retiring(self, worker: Worker) -> None:
         self._part(worker)
@@ -379,7 +388,8 @@ class Workers(Lanes):
         self._ready.extendleft(reversed(lanes))
         # Its successor, so that no other suffers; one that leaves anyway has none.
         if self._quarantine is None and not worker.retired:
-            self._await_quarantine = True
+            self._end_wait()
+            self._await_quarantine = self._loop.call_later(self.crew.patience(_SOON), self.not_replaced)
         if not self._stopped:
             self._wake()
 
@@ -393,6 +403,14 @@ class Workers(Lanes):
         await self.crew.stop(0.0)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_BURIAL)
+
+
+def _returned(payload: bytes) -> Any:
+    """What a handler returned. FrameError: it cannot be told."""
+    try:
+        return unpacked(payload) if is_packed(payload) else orjson.loads(payload)
+    except (ValueError, TypeError, StructError) as error:
+        raise FrameError(f"a result that cannot be read: {error}") from None
 
 
 def _has_room(worker: Worker, bot: int) -> bool:

@@ -109,12 +109,20 @@ def worker_pids(server: Server) -> list[int]:
     return [int(found[1]) for found in server.find(r"worker \d+ \(process (\d+)\) is ready$")]
 
 
-def kill_one(server: Server) -> None:
-    """kill -9 of one of the workers."""
+def children(server: Server) -> list[int]:
+    """The processes of the workers that live now, where there is /proc."""
+    pid = server.process.pid
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if is_alive(child)]
+
+
+def kill_one(server: Server) -> bool:
+    """kill -9 of one of the workers; False if there is none just now."""
     living = [pid for pid in worker_pids(server) if is_alive(pid)]
     if living:
         with suppress(ProcessLookupError):
             os.kill(random.choice(living), signal.SIGKILL)
+    return bool(living)
 
 
 def is_alive(pid: int) -> bool:

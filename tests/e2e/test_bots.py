@@ -178,6 +178,27 @@ def test_two_bots(serve: Callable[..., Server], bots: Bots, door: str, queue: st
     assert len(bots.lines("begins")) == len(bots.lines("ends")) == int(workers)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("end", "words"), [("exit", "it calls sys.exit.'enough'."), ("raise", r"/bot\*\*\*/close fails")]
+)
+def test_a_lifespan_that_fails_at_its_end(
+    serve: Callable[..., Server], bots: Bots, workers: str, end: str, words: str
+) -> None:
+    """It is told in the log, with no bot's token, and what waits is kept as ever."""
+    raised = 'SystemExit("enough")' if end == "exit" else f'ValueError("/bot{token(SECOND)}/close fails")'
+    (bots.directory / "bot.py").write_text(SOURCE.replace('    write("ends")', f"    raise {raised}"))
+    bots.write(table(FIRST), table(SECOND))
+    server = serve("--workers", workers, "--drain-timeout", "0")
+    assert post(server, FIRST, 1, "hang").status == 200
+    wait(lambda: bots.lines("hangs"))
+    assert server.stop() == (1 if workers == "1" else 0)
+    server.until(words)
+    server.until("1 updates are not handled yet: they are kept")
+    assert not server.find("TEST-token")
+    assert not server.find("asyncio|runpy")
+
+
 def test_a_reply_has_its_own_token(serve: Callable[..., Server], bots: Bots) -> None:
     bots.write(table(FIRST), table(SECOND))
     with botapi.BotServer() as api:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -14,20 +15,31 @@ import pytest
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Server
 from e2e.steady import Steady, check_order, is_alive, kill_one, until, worker_pids
+from fasthook.frames import Kind, frame, pack
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 Start = Callable[..., Server]
 
-#: For how long workers are killed; TEST_SECONDS=60 for the minute of it that is too long for each run.
+#: For how long workers are killed; `make kill` has the minute of it that is too long for each run.
 SECONDS = float(os.environ.get("TEST_SECONDS", "4"))
 STACK = r'File ".*/bot.py", line \d+ in handler'
 
 
-@pytest.mark.parametrize(("queue", "workers"), [("memory:", "2"), ("memory:", "4"), ("journal:waiting", "2")])
-def test_kill_9_of_a_worker_every_second(start: Start, bot: Bot, queue: str, workers: str) -> None:
+#: One worker that is a process of its own: `--max-requests` makes it one.
+ONE = ("1", "--max-requests", "1000000")
+
+
+@pytest.mark.parametrize("ack", ["queued", "handled"])
+@pytest.mark.parametrize(
+    ("queue", "workers"), [("memory:", ONE), ("memory:", ("2",)), ("memory:", ("4",)), ("journal:waiting", ("2",))]
+)
+def test_kill_9_of_a_worker_every_second(
+    start: Start, bot: Bot, queue: str, workers: tuple[str, ...], ack: str
+) -> None:
     """No request fails meanwhile, and no update becomes a dead letter."""
-    server = start("--secret", SECRET, "--workers", workers, "--queue", queue, env={"PAUSE": "0.005"})
+    options = ("--queue", queue, "--ack", ack, "--workers", *workers)
+    server = start("--secret", SECRET, *options, env={"PAUSE": "0.005"})
     kills = 0
 
     async def main() -> None:
@@ -38,8 +50,7 @@ def test_kill_9_of_a_worker_every_second(start: Start, bot: Bot, queue: str, wor
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
                 await asyncio.sleep(1.0)  # the kills of the issue: one a second
-                kill_one(server)
-                kills += 1
+                kills += kill_one(server)
 
         await steady.during(killing)
         assert await asyncio.to_thread(server.stop) == 0
@@ -99,7 +110,7 @@ def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     server.until(r"has not answered for 1 s: it tells where it is, then it is killed$", 3)
     server.until(STACK, 3)
-    server.until(r"died: killed, because it did not answer for 1 s; it had in hand, .*update", 3)
+    server.until(r"died: killed, because it has not answered for 1 s; it had in hand, .*update", 3)
     [letter] = bot.dead
     assert letter.reason == "crashed the worker"
     assert samples.update(1, chat_id=999, text="block") == letter.raw
@@ -140,6 +151,68 @@ def test_one_update_that_crashes_brings_down_no_other(start: Start, bot: Bot) ->
     server.until(STACK, 3)
 
 
+DIES = """
+async def dies(update):
+    text = update["message"]["text"]
+    while text in ("crash", "wait") and not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    if text == "crash":
+        os.abort()
+    done(update)
+"""
+
+
+def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot: Bot) -> None:
+    """Only workers that die one after the other, and nobody handles anything meanwhile, do."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(DIES)
+    server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
+    for n in range(8):  # the least busy gets them: one those that crash, the other those that do not
+        text = "wait" if n % 2 else "crash"
+        assert server.post(samples.update(n, chat_id=n, text=text)).status == 200
+    (bot.directory / "go").touch()
+    server.until("died: SIGABRT; it had in hand, and they are delivered again: 4 updates 0, 2, 4, 6$")
+    asyncio.run(until(lambda: len(bot.handled) == 4))
+    more = 0
+    while len(server.find(r"update \d .message. is a dead letter after 1 attempts: crashed the worker")) < 4:
+        more += 1
+        assert server.post(samples.update(100 + more, chat_id=more)).status == 200
+        asyncio.run(until(lambda more=more: len(bot.handled) == 4 + more))  # type: ignore[misc]
+    assert len(server.find("died: SIGABRT")) == 6
+    assert server.stop() == 0
+
+
+def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(HANGS)
+    server = start("--secret", SECRET, "--workers", "2", target="bot:begins", env={"PAUSE": "1"})
+    assert server.post(samples.update(1, chat_id=1)).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    (bot.directory / "hang").touch()
+    os.kill(int((bot.directory / "begun").read_text()), signal.SIGKILL)
+    server.until("died: SIGKILL .* it had in hand, and they are delivered again: update 1$")
+    assert server.post(samples.update(2, chat_id=1)).status == 200
+    asyncio.run(until(lambda: len(bot.handled) == 2))
+    assert len(worker_pids(server)) == 2
+    (bot.directory / "hang").unlink()
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1, 2]}
+
+
+HANGS = """
+import time
+
+while os.path.exists("hang"):
+    time.sleep(0.01)
+
+async def begins(update):
+    with open("begun", "w") as file:
+        file.write(str(os.getpid()))
+    await handler(update)
+"""
+
+
 def test_a_worker_that_ends_by_itself(start: Start, bot: Bot) -> None:
     leaves = "\n\nasync def leaves(update):\n    if os.path.exists('left'):\n        done(update)\n    else:\n"
     leaves += "        open('left', 'w').close()\n        os._exit(3)\n"
@@ -169,3 +242,40 @@ def test_a_bot_that_does_not_start_any_more_leaves_the_others(start: Start, bot:
     assert server.stop() == 0
     assert len(bot.handled) == 10
     assert len(server.find("does not start any more")) == 1
+
+
+BREAKS = """
+import struct
+import sys
+
+async def breaks(update):
+    if not os.path.exists("broken"):
+        open("broken", "w").close()
+        os.write(int(sys.argv[1]), bytes.fromhex(os.environ["WRITTEN"]))
+    done(update)
+"""
+WRITTEN = {
+    "a line": b"\n",
+    "no kind": frame(99),  # type: ignore[arg-type]
+    "a failure without words": frame(Kind.FAILED, 1, b"bad"),
+    "a result that is no JSON": frame(Kind.DONE, 1, b"bad"),
+    "files without a call": frame(Kind.DONE, 1, b"\0"),
+    "ready again": frame(Kind.READY, 0, pack({"files": [], "token": None, "kinds": None})),
+}
+
+
+@pytest.mark.parametrize("what", WRITTEN)
+def test_a_bot_that_writes_to_the_socket(start: Start, bot: Bot, what: str) -> None:
+    """The worker is replaced, with one line, and what it had in hand is handled."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(BREAKS)
+    env = {"WRITTEN": WRITTEN[what].hex()}
+    server = start("--secret", SECRET, "--workers", "2", target="bot:breaks", env=env)
+    for update_id in range(1, 21):
+        assert server.post(samples.update(update_id, chat_id=update_id % 3)).status == 200
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert {one.update_id for one in bot.handled} == set(range(1, 21))
+    assert not bot.dead
+    [line] = server.find("WARNING|ERROR|Traceback")
+    assert re.search(r"died: killed, because something else writes to its socket: .+; it had ", line.string)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Server
-from e2e.steady import Steady, check_once, is_alive, until, worker_pids
+from e2e.steady import Steady, check_once, children, is_alive, until, worker_pids
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
@@ -134,3 +136,76 @@ def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> N
     server.signal(signal.SIGHUP)
     assert server.wait() == 0
     assert len(bot.handled) == 20
+
+
+HANGS = "\n\nwhile os.path.exists('hang'):\n    __import__('time').sleep(0.01)\n"
+
+
+def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
+    """The log says where it hangs, the old workers go on, and the next reload is as any."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(HANGS)
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "1s")
+    (bot.directory / "hang").touch()
+    server.signal(signal.SIGHUP)
+    server.until(BROKEN + r"a new worker died before it was ready .killed, because it has not come to the end of its ")
+    server.until(r'File ".*/bot.py", line \d+ in <module>')
+    asyncio.run(until(lambda: sum(map(is_alive, children(server))) == 2))
+    assert server.post(samples.update(1)).status == 200
+    (bot.directory / "hang").unlink()
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [1, 2]
+
+
+def test_new_code_that_hangs_makes_room_for_newer(start: Start, bot: Bot) -> None:
+    """Long before --worker-timeout."""
+    good = (bot.directory / "bot.py").read_text()
+    server = start("--secret", SECRET, "--workers", "2", "--reload")
+    (bot.directory / "hang").touch()
+    (bot.directory / "bot.py").write_text(good + "\n\nopen(f'hangs-{os.getpid()}', 'w').close()\n" + HANGS)
+    asyncio.run(until(lambda: len(list(bot.directory.glob("hangs-*"))) == 2))
+    (bot.directory / "bot.py").write_text(good + "\n# mended\n")
+    server.until("reloaded: workers")
+    assert len(server.find(BROKEN)) == 1
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["it left", "it was killed"])
+def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> None:
+    """Although the door writes to its socket, which is closed, before it reads."""
+    begins = "\n\nasync def begins(update):\n    open('begun', 'w').close()\n    await handler(update)\n"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(begins)
+    server = start(
+        "--secret", SECRET, "--workers", "2", "--worker-timeout", "500ms", env={"PAUSE": "0.5"}, target="bot:begins"
+    )
+    old = worker_pids(server)
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    if how == "it left":
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers")
+    server.signal(signal.SIGSTOP)
+    try:
+        asyncio.run(until(lambda: bot.handled))
+        if how == "it left":
+            asyncio.run(until(lambda: not any(map(is_alive, old))))
+        for pid in old if how == "it was killed" else []:
+            asyncio.run(until(lambda pid=pid: is_asleep(pid)))  # type: ignore[misc]
+            os.kill(pid, signal.SIGKILL)
+            asyncio.run(until(lambda pid=pid: not is_alive(pid)))  # type: ignore[misc]
+    finally:
+        server.signal(signal.SIGCONT)
+    if how == "it was killed":
+        server.until("died: SIGKILL .* it had nothing in hand$", 2)
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [1, 2]
+
+
+def is_asleep(pid: int) -> bool:
+    """It waits for something: it has said what it had to say."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"

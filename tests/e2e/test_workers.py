@@ -79,6 +79,27 @@ def test_a_second_signal_does_not_wait(start: Start, bot: Bot) -> None:
     assert bot.by_chat == {0: [0, 2], 1: [1, 3]}
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_does_not_wait_for_a_blocked_worker(start: Start, bot: Bot, workers: str) -> None:
+    """It is killed, and what waits behind it is kept, which only the door's memory has. The door's own loop is well."""
+    options = ("--secret", SECRET, "--workers", workers, "--queue", "memory:", "--max-requests", "1000")
+    server = start(*options, "--drain-timeout", "1h")
+    for update_id in range(10):
+        text = "block" if update_id == 0 else ""
+        assert server.post(samples.update(update_id, chat_id=5, text=text)).status == 200
+    server.signal(signal.SIGINT)
+    server.until("SIGINT: stopping")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 130
+    server.until("10 updates are not handled yet: they are kept, and handled first at the next start")
+    assert not server.find("a handler blocks the loop")
+    assert not any(map(is_alive, worker_pids(server)))
+    source = (bot.directory / "bot.py").read_text()
+    (bot.directory / "bot.py").write_text(source.replace('text == "block"', "False"))
+    assert start(*options).stop() == 0
+    assert bot.by_chat == {5: list(range(10))}
+
+
 @pytest.mark.parametrize("target", ["bot:plain", "bot:handler"])
 def test_retries_and_dead_letters(start: Start, bot: Bot, target: str) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--retries", "1", "--handler-timeout", "200ms", target=target)
@@ -269,3 +290,85 @@ def test_what_workers_log_is_as_it_was_asked_for(start: Start, bot: Bot) -> None
     assert server.stop() == 0
     assert json.loads(server.until('"logger":"bot"').string)["message"] == "it is ***"
     assert not server.find(token)
+
+
+# ---------------------------------------------------------------- bots that do not end
+
+LEAVING = """
+import contextlib
+import os
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    {end}
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_lifespan_that_fails_at_its_end(start: Start, bot: Bot, workers: str, log_format: str) -> None:
+    """What it raises is in the log, without the token; all that was handled is told of."""
+    token = "42:TEST_never_in_a_log"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LEAVING.format(end='raise ValueError("/bot" + os.environ["TOKEN"] + "/close fails")'))
+    server = start(
+        "--secret", SECRET, "--token", token, "--workers", workers, "--log-format", log_format, env={"TOKEN": token}
+    )
+    assert server.post(samples.update(1)).status == 200
+    assert server.stop() == (1 if workers == "1" else 0)
+    said = server.find("the bot does not end in order")
+    assert len(said) == int(workers)
+    if log_format == "json":
+        assert json.loads(said[0].string)["traceback"].endswith("ValueError: /bot***/close fails")
+    assert len(server.find(r"ValueError: /bot\*\*\*/close fails")) == int(workers)
+    assert not server.find(token)
+    assert not server.find("runpy|asyncio|kept")
+    assert [one.update_id for one in bot.handled] == [1]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_lifespan_that_exits_at_its_end(start: Start, bot: Bot, workers: str) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LEAVING.format(end='raise SystemExit("enough")'))
+    server = start("--secret", SECRET, "--workers", workers)
+    assert server.stop() == (1 if workers == "1" else 0)
+    assert len(server.find("the bot does not end in order: it calls sys.exit.'enough'.$")) == int(workers)
+    assert not server.find("Traceback")
+
+
+@pytest.mark.parametrize(("code", "words"), [("3", "3"), ("'no database'", "'no database'"), ("", "None")])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_lifespan_that_exits_at_the_start(bot: Bot, workers: str, code: str, words: str) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LEAVING.format(end="pass").replace("    yield", f"    __import__('sys').exit({code})\n    yield"))
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", workers)
+    [line] = [line for line in ended.lines if "the bot does not start" in line]
+    assert line.endswith(f"the bot does not start: its lifespan calls sys.exit({words})")
+    assert ended.code == 1
+    assert not any("Traceback" in line or "died" in line for line in ended.lines)
+
+
+@pytest.mark.parametrize("where", ["handler", "asleep", "start", "end"])
+def test_the_door_dies_and_a_worker_is_blocked(start: Start, bot: Bot, where: str) -> None:
+    """It gets the time that others have to finish what they do, and no more."""
+    ends = "open(f'hangs-{os.getpid()}', 'w').close()\n    __import__('time').sleep(3600)"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LEAVING.format(end=ends if where == "end" else "pass"))
+        file.write("async def asleep(update):\n    " + ends + "\n")
+        if where == "start":
+            file.write("if os.path.exists('hang'):\n    " + ends + "\n")
+    server = start("--secret", SECRET, "--workers", "2", target="bot:asleep" if where == "asleep" else "bot:handler")
+    pids = worker_pids(server)
+    if where in ("handler", "asleep"):
+        assert server.post(samples.update(1, text="block")).status == 200
+    if where == "asleep":
+        asyncio.run(until(lambda: list(bot.directory.glob("hangs-*"))))
+    elif where == "start":
+        (bot.directory / "hang").touch()
+        server.signal(signal.SIGHUP)
+        asyncio.run(until(lambda: len(list(bot.directory.glob("hangs-*"))) == 2))
+        pids += [int(path.name.partition("-")[2]) for path in bot.directory.glob("hangs-*")]
+    server.process.kill()
+    asyncio.run(until(lambda: not any(map(is_alive, pids))))
+    assert server.wait() == -signal.SIGKILL

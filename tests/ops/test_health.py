@@ -9,12 +9,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import PATIENCE, SECRET, Response, Server, answer, fasthook
+from e2e.process import PATIENCE, SECRET, Response, Server, answer, fasthook, free_port
 from e2e.steady import worker_pids
 from fasthook.testing import samples
 from ops.conftest import Serve
@@ -53,6 +54,45 @@ def test_methods(serve: Serve, path: str) -> None:
         refused = ops.ask(path, method)
         assert refused.status == 405
         assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ()])
+def test_it_answers_before_the_bot_has_started(bot: Bot, options: tuple[str, ...]) -> None:
+    source = "\n\nasync def lifespan(app):\n    while not os.path.exists('go'):\n        await asyncio.sleep(0.01)\n"
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(source + "    yield\n\nlifespan = __import__('contextlib').asynccontextmanager(lifespan)\n")
+    ops = Ops("127.0.0.1", free_port())
+    where = "{}:{}".format(*ops.address)
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(
+            Server, bot.directory, "bot:handler", "--port", "0", "--secret", SECRET, "--ops", where, *options
+        )
+        while not listens(ops):
+            assert not starting.done()
+        try:
+            assert (ops.ask("/healthz").status, ops.ask("/healthz").body) == (200, b"alive\n")
+            assert ops.ready() == (503, ["starting"])
+            page = ops.metrics()
+            assert page.by("fasthook_unready", "reason") == {"starting": 1}
+            assert page.by("fasthook_process_resident_memory_bytes", "process")["door"] > 0
+            assert not starting.done()
+        finally:
+            (bot.directory / "go").touch()
+            server = starting.result()
+    try:
+        assert ops.ready() == (200, [])
+        assert server.post(samples.update(1)).status == 200
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def listens(ops: Ops) -> bool:
+    try:
+        socket.create_connection(ops.address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def until_ready(ops: Ops, *codes: str) -> None:

@@ -17,6 +17,9 @@ import pytest
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET
 from fasthook._scan import KINDS
+from fasthook.ops import health
+from fasthook.ops.blocks import REASONS
+from fasthook.ops.health import CODES
 from fasthook.testing import samples
 from ops.conftest import Serve
 from ops.scrape import OPENMETRICS, Page
@@ -303,6 +306,19 @@ def test_every_metric_is_documented(serve: Serve) -> None:
     _, ops = serve("--queue", "journal:q")
     families = set(re.findall(r"^# TYPE (\w+) ", ops.metrics().text, re.MULTILINE))
     assert families == set(re.findall(r"`(fasthook_\w+)(?:\{[a-z,]+\})?`", DOCUMENT.partition("Worth an alert")[0]))
+
+
+def test_every_reason_is_documented(serve: Serve) -> None:
+    """Why a server is not ready, and why updates are given up on; in the metrics and in the code."""
+    _, ops = serve()
+    codes = re.findall(r"^\| `([a-z_]+)` \|", DOCUMENT.partition("## Metrics")[0], re.MULTILINE)
+    assert codes == list(CODES)
+    page = ops.metrics()
+    assert {dict(labels)["reason"] for name, labels in page.samples if name == "fasthook_unready"} == set(codes)
+    [row] = [line for line in DOCUMENT.splitlines() if line.startswith("| `fasthook_dead_letters_total{reason}`")]
+    assert re.findall(r"`([a-z_]+)`", row) == [reason.replace(" ", "_") for reason in REASONS]
+    given = set(re.findall(r'Reason\("([a-z_]+)"', (Path(health.__file__)).read_text()))
+    assert given == set(codes)
 
 
 def test_the_alerts_are_rules(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
+from fasthook.queues.tables import NUMBER
 from queues.opened import BOT, FULL, KNOWN, PATIENCE, SAFE, Commits, Hold, Run, on_disk, opened, waiting
 
 # ---------------------------------------------------------------- damaged, foreign and forbidden files
@@ -199,6 +200,27 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(run: Run, journal: Path, cap
     run(main())
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert re.search(r"; 1\d\d waiting updates could be read, and are in the new one$", record.getMessage())
+
+
+def test_rows_of_something_else_are_not_taken_for_handled_updates(run: Run, journal: Path) -> None:
+    """LMDB has no checksums: a page may hold what belongs elsewhere."""
+    filled(run, journal)
+    before = Journal(journal)
+    with before.env.begin(write=True) as txn:
+        for number, row in enumerate((b"", b"short", b"{" * 24, b"{" * 240, NUMBER.pack(9) * 6), 1000):
+            txn.put(NUMBER.pack(number), row, db=before.done)
+        assert before.forget(txn, 100) > 10
+        txn.abort()
+    with before.env.begin(write=True) as txn:
+        txn.put(NUMBER.pack(1000), b"{" * 240, db=before.done)
+    waiting, _, highest = before.counts()
+    before.suspect()
+    before.close()
+    after = Journal(journal)
+    assert highest == 1000
+    assert after.counts()[0] == waiting
+    assert after.counts()[2] < 1000
+    after.close()
 
 
 def test_an_empty_file_is_a_new_journal(run: Run, journal: Path) -> None:

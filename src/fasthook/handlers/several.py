@@ -55,6 +55,7 @@ class _Shared:
         self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._end = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None  # at its end
 
     async def enter(self, app: Any) -> Any:
         self.users += 1
@@ -67,6 +68,8 @@ class _Shared:
         if self.users == 0 and self._task is not None:
             self._end.set()
             await self._task
+            if self._failure is not None:
+                raise self._failure
 
     async def _run(self, app: Any) -> None:
         try:
@@ -74,9 +77,12 @@ class _Shared:
                 self._entered.set_result(state)
                 await self._end.wait()
         except BaseException as error:
-            if self._entered.done():
+            if not self._entered.done():
+                self._entered.set_exception(error)
+            elif isinstance(error, (Exception, SystemExit)):  # SystemExit out of a task would end the loop
+                self._failure = error
+            else:
                 raise
-            self._entered.set_exception(error)
 
 
 class Running:

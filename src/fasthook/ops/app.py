@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fasthook.ops")
 
 _PATIENCE = 2.0  # seconds for the thread to end
+_FIRST = 0.3  # seconds that a start has to itself: the imports here would take its turns
 
 
 class _Server(uvicorn.Server):
@@ -37,29 +38,48 @@ class _Server(uvicorn.Server):
 
 
 class OpsServer:
-    """Serves from `start` to `stop` what `health` tells. `sockets`: bound."""
+    """Serves inside of it what `health` tells. `sockets`: bound; if there are none, it does nothing."""
 
     def __init__(self, sockets: list[socket.socket], health: Health) -> None:
         self._sockets = sockets
         self._health = health
         self._server: _Server | None = None
         self._stopped = False
+        self._soon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fasthook-ops", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    async def __aenter__(self) -> OpsServer:
+        if self._sockets:
+            self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        if self._sockets:
+            await asyncio.to_thread(self._stop)
+
+    def hurry(self) -> None:
+        """Nothing else is to be done first."""
+        self._soon.set()
+
+    def _stop(self) -> None:
         self._stopped = True
+        self._soon.set()
         if self._server is not None:
             self._server.should_exit = True
         self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
+        self._soon.wait(_FIRST)
         try:
+            if self._stopped:
+                return
+            from fasthook.ops.connection import LARGEST_HEAD, MOST, Connection
+
             config = uvicorn.Config(
                 application(self._health),
-                http="httptools",
+                http=Connection,
+                h11_max_incomplete_event_size=LARGEST_HEAD,
+                backlog=MOST,  # the loop takes so many in one turn
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -205,6 +205,7 @@ class Blocks:
         self._mutex = threading.Lock()
         self._made = 0
         self.restarts = 0  # workers that were replaced because they had died
+        self.refused = 0  # worker processes that the system did not start
         if directory is None:
             return
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fasthook.crew import Worker
+    from fasthook.crew import Crew
     from fasthook.receiver import Receiver
 
 #: Every reason there is for not being ready; the codes stay what they are.
-CODES = ("stopping", "queue_unwritable", "queue_high", "loop_blocked", "no_worker")
+CODES = ("starting", "stopping", "queue_unwritable", "queue_high", "loop_blocked", "no_worker")
 
 _HIGH_WATER = 0.9  # of --queue-size under `memory:`, of --journal-max under `journal:`
 _BLOCKED = 5.0  # seconds
@@ -31,13 +31,18 @@ class Health:
     def __init__(self, receiver: Receiver, connections: Callable[[], int]) -> None:
         self.receiver = receiver
         self.connections = connections
+        self.starting = True  # until the server serves
         self.stopping = False  # set as soon as a signal says so, before anything else happens
 
     def reasons(self) -> list[Reason]:
         """Why the server is not ready; empty if it is."""
         receiver, found = self.receiver, []
-        if self.stopping or not receiver.running:
+        if self.starting:
+            found.append(Reason("starting", "the server is starting"))
+        if self.stopping or not (self.starting or receiver.running):
             found.append(Reason("stopping", "the server is stopping"))
+        if self.starting:
+            return found
         queue = receiver.queue
         trouble = queue.trouble
         if trouble is not None:
@@ -55,14 +60,14 @@ class Health:
                 found.append(Reason("loop_blocked", f"the event loop has not come round for {late:.0f} s"))
         workers = receiver.workers
         if workers is not None and "stopping" not in {reason.code for reason in found}:
-            found += _without_workers(workers.crew.members)
+            found += _without_workers(workers.crew)
         return found
 
 
-def _without_workers(members: list[Worker]) -> list[Reason]:
+def _without_workers(crew: Crew) -> list[Reason]:
     """No worker takes updates now: dead ones are being replaced, or the loops of all are blocked."""
-    able = [worker for worker in list(members) if worker.ready and not worker.retired and not worker.killed]
+    able = [worker for worker in list(crew.members) if worker.ready and not worker.retired and not worker.killed]
     if any(worker.blocked() <= _BLOCKED for worker in able):
         return []
-    words = f"the event loops of all {len(able)} are blocked" if able else "new ones are being started"
+    words = f"the event loops of all {len(able)} are blocked" if able else crew.trouble or "new ones are being started"
     return [Reason("no_worker", f"no worker process can handle updates: {words}")]

@@ -48,8 +48,10 @@ class _Collector(Collector):
     def __init__(self, health: Health) -> None:
         self._health = health
         self._receiver = health.receiver
-        self._layout = health.receiver.blocks.layout
-        rows = health.receiver.gate.rows
+        self._blocks = health.receiver.blocks  # another's, when the start has come so far
+        self._layout = self._blocks.layout
+        has_gate = self._receiver.running or not health.starting
+        rows: dict[int, int] = self._receiver.gate.rows if has_gate else {}
         self._bots = tuple(str(bot) for bot in sorted(rows, key=rows.__getitem__))  # those that there are and were
 
     def describe(self) -> list[Metric]:
@@ -57,10 +59,11 @@ class _Collector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        total = self._receiver.blocks.total()
+        total = self._blocks.total()
         yield from self._door(total)
         yield from self._handling(total)
-        yield from self._queue(total)
+        if not self._health.starting:
+            yield from self._queue(total)
         yield from self._processes(total)
         yield from self._state()
 
@@ -119,7 +122,7 @@ class _Collector(Collector):
             _FINE,
         )
         in_flight = sum(
-            member.stats.counter(self._layout.in_flight) for member in self._receiver.blocks.members
+            member.stats.counter(self._layout.in_flight) for member in self._blocks.members
         )  # of those that live
         yield GaugeMetricFamily("fasthook_in_flight", "Updates in handlers now.", value=in_flight)
         yield CounterMetricFamily(
@@ -160,14 +163,19 @@ class _Collector(Collector):
         )
         cpu = CounterMetricFamily("fasthook_process_cpu_seconds", "CPU time, user and system.", labels=["process"])
         memory = GaugeMetricFamily("fasthook_process_resident_memory_bytes", "Memory in use.", labels=["process"])
-        for member in self._receiver.blocks.members:
+        for member in self._blocks.members:
             blocked.add_metric([member.name], member.blocked())
             used = _process(member.pid)
             if used is not None:
                 cpu.add_metric([member.name], used[0])
                 memory.add_metric([member.name], used[1])
         yield CounterMetricFamily(
-            "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._receiver.blocks.restarts
+            "fasthook_worker_restarts", "Workers that died and were replaced.", value=self._blocks.restarts
+        )
+        yield CounterMetricFamily(
+            "fasthook_worker_start_failures",
+            "Worker processes that the system refused to start.",
+            value=self._blocks.refused,
         )
         yield blocked
         yield cpu

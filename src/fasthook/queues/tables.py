@@ -267,8 +267,9 @@ class Journal:
                 size += len(row) - ID.size
                 if size > most:
                     break
-                bot_id, update_id = ID.unpack_from(row)
-                found.append(((bot_id, update_id), row[ID.size :]))
+                if len(row) > ID.size:
+                    bot_id, update_id = ID.unpack_from(row)
+                    found.append(((bot_id, update_id), row[ID.size :]))
         return found[::-1]
 
     def reply(self, name: bytes) -> bytes | None:
@@ -353,7 +354,7 @@ class Journal:
         replies = bool(txn.stat(self.replies)["entries"])
         with txn.cursor(db=self.done) as done, txn.cursor(db=self.ids) as ids:
             while done.first() and forgotten + len(row := done.value()) // HANDLED <= count:
-                for at in range(0, len(row), HANDLED):
+                for at in range(0, len(row) - HANDLED + 1, HANDLED):
                     key, name = row[at : at + NUMBER.size], row[at + NUMBER.size : at + HANDLED]
                     newest = ids.pop(name)
                     if newest != key and newest is not None:
@@ -527,7 +528,8 @@ def _name(record: bytes) -> Name:
 
 def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """What can be read of a damaged file: the waiting updates, and the ids of handled ones."""
-    waiting, done = {}, {}
+    waiting: dict[int, bytes] = {}
+    done: dict[int, bytes] = {}
     for key, record in sorted(salvage(file, "waiting").items()):
         try:
             unpack_update(record)
@@ -536,9 +538,11 @@ def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int
                 waiting[number] = record
         except (ValueError, struct.error):
             continue  # a page of something else
-    for row in salvage(file, "done").values():
-        for at in range(0, len(row) - HANDLED + 1, HANDLED):
-            done[NUMBER.unpack_from(row, at)[0]] = row[at + NUMBER.size : at + HANDLED]
+    for key, row in salvage(file, "done").items():
+        parts = [row[at : at + HANDLED] for at in range(0, len(row), HANDLED)]
+        keys = [part[: NUMBER.size] for part in parts]
+        if len(row) % HANDLED == 0 and keys and keys == sorted(set(keys)) and keys[-1] == key:
+            done.update((NUMBER.unpack_from(part)[0], part[NUMBER.size :]) for part in parts)
     return waiting, done
 
 

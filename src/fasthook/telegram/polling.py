@@ -18,7 +18,6 @@ from fasthook.asgi import Hook
 from fasthook.listeners import Listeners, name_of
 from fasthook.ops.app import OpsServer
 from fasthook.ops.health import Health
-from fasthook.queues import QueueError
 from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
@@ -223,52 +222,56 @@ async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, tak
     known = hook.settings.token is not None
     if known:
         await _clear(hook.settings, take_over)
-    if (code := await stop.begin()) is not None:
-        return code
+    async with OpsServer(ops_listeners.sockets, health) as ops:
+        if (code := await stop.begin()) is not None:
+            return code
+        try:
+            if not known:
+                await _check(hook.settings, take_over)
+        except PollError:
+            await receiver.stop(0.0)
+            raise
+        health.starting = False
+        ops.hurry()
+        _announce(hook.settings, ops_listeners)
+        notifier.ready()
+        code = await _poll(hook, ends, stop, notifier)
+    if stop.failure:
+        raise stop.failure
+    return 130 if stop.signals > 1 else code
+
+
+def _announce(settings: Settings, ops: Listeners) -> None:
+    lines = [f"fasthook polls {settings.api_url} for bot {settings.bot_id}"]
+    if ops.sockets:
+        lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    if ops.trouble:
+        log.warning("%s", ops.trouble)
+
+
+async def _poll(hook: Hook, ends: _Ends, stop: Stop, notifier: Notifier) -> int:
+    """Poll until it is asked to end, and stop the receiver; the exit code."""
     settings = hook.settings
-    try:
-        if not known:
-            await _check(settings, take_over)
-        assert settings.token
-        polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
-        kinds = settings.allowed_updates if settings.allowed_updates is not None else receiver.kinds
-    except PollError:
-        await receiver.stop(0.0)
-        raise
+    assert settings.token
+    polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    kinds = settings.allowed_updates if settings.allowed_updates is not None else hook.receiver.kinds
     poller = Poller(hook, polling, kinds)
     task = asyncio.create_task(poller.run())
-    lines = [f"fasthook polls {settings.api_url} for bot {settings.bot_id}"]
-    if ops_listeners.sockets:
-        lines.append(f"  ops     {name_of('http', ops_listeners.sockets[0])}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
-    ops = OpsServer(ops_listeners.sockets, health) if ops_listeners.sockets else None
-    if ops_listeners.trouble:
-        log.warning("%s", ops_listeners.trouble)
-    if ops:
-        ops.start()
-    notifier.ready()
     code = 0
     try:
         await asyncio.wait([task, asyncio.ensure_future(ends.asked.wait())], return_when=asyncio.FIRST_COMPLETED)
         poller.stop()
     finally:
         notifier.stopping()
-        try:
-            await receiver.stop(stop.left())
-        except QueueError as error:
-            log.error("%s", error)
-            code = 1
-        if ops:
-            await asyncio.to_thread(ops.stop)
+        code = await stop.end()
         notifier.close()
     try:
         await task
         await poller.confirm()
     finally:
         await polling.close()
-    if stop.failure:
-        raise stop.failure
-    return 130 if stop.signals > 1 else code
+    return code
 
 
 async def _check(settings: Settings, take_over: bool) -> None:

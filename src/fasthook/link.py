@@ -1,0 +1,192 @@
+"""A worker process as the door sees it: its socket, both ways, and what it has in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+from fasthook._core import Shares
+from fasthook.frames import FROM_WORKER, FrameError, Kind, Reader, frame
+from fasthook.handlers import WorkersError
+from fasthook.lanes import Lane
+from fasthook.ops.blocks import Member
+
+if TYPE_CHECKING:
+    from fasthook.crew import Crew
+
+LOST = 5.0  # seconds between the end of a worker and the end of its socket, whichever comes first
+_HIGH = 1 << 20  # bytes that are written to a worker in one go
+
+
+class Worker(asyncio.Protocol):
+    """A worker process as the door sees it: its socket, and what it has in hand.
+
+    `number`: its name for as long as it lives, then another's. `window`: deliveries that it may have in hand.
+    """
+
+    def __init__(self, crew: Crew, number: int, window: int, replaces: Worker | None) -> None:
+        self.number = number
+        self.counts: Member | None = None  # where it counts; there may have been no room
+        self.window = window
+        self.replaces = replaces  # retired when this one is ready
+        self.pid = 0
+        self.ready = self.retired = False
+        self.closed = False  # gets nothing new
+        self.in_hand: dict[int, Lane] = {}
+        self.waiting: dict[int, deque[Lane]] = {}  # by bot, of chats that belong to it, while it has no room
+        self.shares: Shares | None = None  # of its window, where there are several bots
+        self.suspects = 0  # in hand, of those that were in hand when another died
+        self.alone = False  # what it has in hand may have nothing beside it
+        self.given = 0
+        self.finished = 0
+        self.ran = 0  # of them, those that were not given back
+        self.born = monotonic()
+        self.writable = False
+        self.silent = 0.0  # seconds without a sign of life
+        self.quiet = False  # it has not answered the last ping yet: its loop may be blocked
+        self.killed = ""  # why, if the door did it
+        self.late = False  # it did not come to the end of its start
+        self.refused: WorkersError | None = None
+        self.files: list[str] = []
+        self.limit: int | None = None  # deliveries before it is recycled
+        self._crew = crew
+        self.socket: socket.socket | None = None
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._reader = Reader(self._take, FROM_WORKER)
+        self._out: list[bytes] = []
+        self._buffered = 0
+        self._code: int | None = None
+        self._lost = False
+        self._broken = False  # what it says is none of our frames any more
+
+    def __repr__(self) -> str:
+        return f"worker {self.number} (process {self.pid})"
+
+    # ------------------------------------------------------------ to the worker
+
+    def put(self, head: bytes, raw: bytes) -> None:
+        """Part of a frame, to be written with the next `flush`."""
+        self._out.append(head)
+        self._out.append(raw)
+        self._buffered += len(raw) + len(head)
+        if self._buffered > _HIGH:
+            self.writable = False
+
+    def flush(self) -> None:
+        """Write what was put, all at once."""
+        if not self._out:
+            return
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(b"".join(self._out))
+            self.writable = not self._paused
+        self._out.clear()
+        self._buffered = 0
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        self.flush()
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(frame(kind, payload=payload))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, if it still is one."""
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self, why: str) -> None:
+        if not self.killed:
+            self.killed = why
+        self.signal(signal.SIGKILL)
+
+    # ------------------------------------------------------------ from the worker
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
+        self._transport.set_write_buffer_limits(high=_HIGH)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.writable = True
+        self._crew.owner.writable()
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return
+        try:
+            if self._reader.feed(data):
+                self.silent = 0.0
+                self.quiet = False
+        except FrameError as error:
+            self._broken = True
+            self.kill(f"something else writes to its socket: {error}")
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if kind in (Kind.DONE, Kind.FAILED, Kind.BACK):
+            self.finished += 1
+            self.ran += kind != Kind.BACK
+            self._crew.owner.outcome(self, kind, number, payload)
+        elif kind != Kind.PONG:
+            self._crew.told(self, kind, payload)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # A write that failed ends the transport before that is read which the process wrote before its end.
+        with contextlib.suppress(OSError):
+            while self.socket and (data := self.socket.recv(_HIGH)):
+                self.data_received(data)
+        self.socket = None
+        self._lost = True
+        self._transport = None
+        self.writable = False
+        self._half_gone()
+
+    def exited(self, code: int) -> None:
+        """The process has ended."""
+        self._code = code
+        self._half_gone()
+
+    def _half_gone(self) -> None:
+        # The end of the process and of what it wrote come in any order; a process that the bot started may hold the
+        # socket open for long.
+        if self._lost and self._code is not None:
+            self._crew.gone(self)
+        elif self._lost:
+            asyncio.get_running_loop().call_later(LOST, self.kill, "it closed its socket and went on")
+        elif self._transport:
+            asyncio.get_running_loop().call_later(LOST, self._transport.abort)
+
+    @property
+    def name(self) -> str:
+        """In the metrics, and in its own log."""
+        return f"worker-{self.number}"
+
+    @property
+    def begun(self) -> int:
+        """Runs of the handler that it has begun; 0 if they are not counted."""
+        return self.counts.runs() if self.counts else 0
+
+    def blocked(self) -> float:
+        """For how long its event loop has not come round, s. Any thread may ask."""
+        return self.counts.blocked() if self.counts else self.silent
+
+    @property
+    def how(self) -> str:
+        """How it ended, in words; empty if it left when it was told to."""
+        if self.killed:
+            return f"killed, because {self.killed}"
+        if self._code == -signal.SIGKILL:
+            return "SIGKILL (somebody's, or the kernel's when it ran out of memory)"
+        if self._code is not None and self._code < 0:
+            number = -self._code
+            return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return "" if self.retired and self._code == 0 else f"exit code {self._code}"

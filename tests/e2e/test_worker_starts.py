@@ -1,0 +1,114 @@
+"""Workers that cannot be started, or do not come to the end of their start: the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.bot import Bot
+from e2e.process import SECRET, Server, answer
+from e2e.steady import children, until, worker_pids
+from fasthook.testing import samples
+from ops.scrape import Ops
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc, and sets the limits of a process")
+Start = Callable[..., Server]
+
+
+def test_no_room_for_a_process(start: Start, bot: Bot) -> None:
+    """It is tried again, told once and counted; what came meanwhile is handled."""
+    server = start("--secret", SECRET, "--workers", "2", "--queue", "memory:", "--ops", "127.0.0.1:0")
+    ops = Ops.of(server)
+    pid = server.process.pid
+    with closing(server.connect()) as telegram, closing(http.client.HTTPConnection(*ops.address, timeout=5)) as asking:
+        assert server.post(samples.update(1), telegram).status == 200
+        assert ask(asking, "/readyz") == {"ready": True, "reasons": []}
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = max(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir())
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, before[1]))
+        for worker in worker_pids(server):
+            os.kill(worker, signal.SIGKILL)
+        server.until("ERROR .* a worker process cannot be started: Too many open files: tried again until one can$")
+        assert server.post(samples.update(2), telegram).status == 200
+        [reason] = ask(asking, "/readyz")["reasons"]
+        assert reason == {
+            "code": "no_worker",
+            "words": "no worker process can handle updates: a worker process cannot be started: Too many open files",
+        }
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        server.until("is ready$", 4)
+        assert server.post(samples.update(3), telegram).status == 200
+    assert len(children(server)) == 2
+    assert len(server.find("cannot be started")) == 1
+    assert ops.metrics()["fasthook_worker_start_failures_total"] >= 1
+    assert ops.ready() == (200, [])
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2, 3]
+    assert not server.find("Traceback")
+
+
+def test_no_room_for_new_code(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--workers", "2", "--queue", "memory:")
+    pid = server.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, before[1]))
+    server.signal(signal.SIGHUP)
+    server.until("the new code does not start, the old workers go on: a worker process cannot be started: Too many")
+    os.kill(worker_pids(server)[0], signal.SIGTERM)
+    server.until(r"worker \d .* goes on: a worker process cannot be started: Too many open files$")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    assert server.post(samples.update(1)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [1]
+
+
+def ask(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
+    connection.request("GET", path)
+    said: dict[str, Any] = json.loads(answer(connection).body)
+    return said
+
+
+def test_a_reload_leaves_no_worker_too_many(start: Start, bot: Bot) -> None:
+    """One that waited for its turn to be started again is not wanted any more."""
+    server = start("--secret", SECRET, "--workers", "2")
+    good = (bot.directory / "bot.py").read_text()
+    (bot.directory / "bot.py").write_text(TRIED)
+    os.kill(worker_pids(server)[0], signal.SIGKILL)
+    wait_until(lambda: tries(bot) == 4)
+    (bot.directory / "bot.py").write_text(good)
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    end = time.monotonic() + 3.0  # the fifth try would be 1.6 s after the fourth
+    while time.monotonic() < end:
+        assert len([pid for pid in children(server) if pid not in worker_pids(server)[:2]]) <= 2
+        time.sleep(0.02)
+    assert len(children(server)) == 2
+    assert server.stop() == 0
+
+
+#: What does not start, and counts how often that was tried.
+TRIED = "with open('tries', 'a') as file:\n    file.write('.')\nraise ImportError('not now')\n"
+
+
+def tries(bot: Bot) -> int:
+    file = bot.directory / "tries"
+    return len(file.read_text()) if file.exists() else 0
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    asyncio.run(until(condition))
