@@ -228,6 +228,51 @@ def test_each_is_registered_at_its_own_path(serve: Callable[..., Server], bots: 
     assert told.output.startswith("the webhook of bot 43 is removed")
 
 
+class OneUnknown(botapi.BotServer):
+    """A Bot API server that doesn't know the first bot."""
+
+    def usual(self, call: botapi.Call) -> botapi.Answer:
+        if call.token == token(FIRST):
+            return botapi.Answer.json(401, error_code=401, description="Unauthorized")
+        url = f"https://example.org/webhook/{SECOND}"
+        return botapi.Answer.json(200, result={"url": url} if call.method == "getWebhookInfo" else True)
+
+
+def test_the_webhooks_beside_one_that_fails(bots: Bots) -> None:
+    """The others are set, shown and removed all the same; the line says whose failed, the exit code that one did."""
+    bots.write(table(FIRST), table(SECOND, target="bot:handler"), above='public-url = "https://example.org"')
+    with OneUnknown() as api:
+        for what, words in {
+            "set": "the webhook of bot 43 is https://example.org/webhook/43",
+            "delete": "the webhook of bot 43 is removed: https://example.org/webhook/43",
+        }.items():
+            ended = fasthook(bots.directory, "webhook", what, "--api-url", api.url)
+            assert (ended.code, ended.output) == (1, f"{words}\n")
+            assert len(ended.lines) == 1
+            assert ended.line.startswith("fasthook: bot 42: getWebhookInfo: 401 Unauthorized")
+        shown = fasthook(bots.directory, "webhook", "info", "--api-url", api.url)
+        assert shown.code == 1
+        assert shown.output.startswith("bot 42: getWebhookInfo: 401 Unauthorized")
+        assert "\nthe webhook of bot 43, at " in shown.output
+        rows = fasthook(bots.directory, "webhook", "info", "--json", "--api-url", api.url).output.splitlines()
+        assert [(row["bot"], "error" in row) for row in map(json.loads, rows)] == [(FIRST, True), (SECOND, False)]
+        assert fasthook(bots.directory, "webhook", "set", "--bot", "43", "--api-url", api.url).code == 0
+
+
+@pytest.mark.parametrize("what", ["set", "info"])
+def test_the_webhook_of_a_bot_that_does_not_import(bots: Bots, what: str) -> None:
+    """It is told; what can be done without the kinds is done for it, and for the others."""
+    bots.write(table(FIRST, target="nowhere:bot"), table(SECOND), above='public-url = "https://example.org"')
+    with TwoBots() as api:
+        ended = fasthook(bots.directory, "webhook", what, "--api-url", api.url)
+    assert ended.code == 1
+    assert ended.lines == (ended.line,)
+    assert ended.line.startswith(
+        "fasthook: bot 42: nowhere:bot: there is no module 'nowhere' here or on the Python path"
+    )
+    assert all(f"the webhook of bot {bot}" in ended.output for bot in (FIRST, SECOND))
+
+
 def test_the_secret_of_each(bots: Bots) -> None:
     bots.write(table(FIRST), f'[[bot]]\ntoken = "{token(SECOND)}"\n')
     said = fasthook(bots.directory, "secret").output

@@ -114,7 +114,7 @@ def test_what_was_there_is_told(bot: Bot, telegram: Telegram) -> None:
     assert webhook(bot, telegram, "delete", "--drop-pending")[1] == f"the webhook of bot 42 is removed: {URL}\n"
     assert telegram.webhook_info()["pending_update_count"] == 0
     telegram.chat().send("hello").result()
-    assert webhook(bot, telegram, "delete")[1] == "the bot had no webhook\n"
+    assert webhook(bot, telegram, "delete")[1] == "bot 42 had no webhook\n"
     assert telegram.webhook_info()["pending_update_count"] == 1
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from fasthook.bottables import Configured, configured
+from fasthook.bottables import BotTable, Configured, configured
 from fasthook.settings import Settings, SettingsError, config_file, flag, load, options, unknown_variables, variable
 from fasthook.wording import printable
 
@@ -69,20 +69,25 @@ def bot_option(function: _F) -> _F:
     return click.option("--bot", "bot_id", type=int, metavar="ID", help=words)(function)
 
 
-def each_bot(config: str | None, given: dict[str, Any], bot_id: int | None) -> list[tuple[Settings, str | None]]:
-    """The settings and the target of each bot that is meant: of the one there is, or of the `[[bot]]` tables."""
+def each_bot(config: str | None, given: dict[str, Any], bot_id: int | None) -> list[BotTable]:
+    """The `[[bot]]` tables that are meant; without any, one for the bot there is, with no `where` and no target."""
     found = configured_from(config, given, "")
     if not found.tables:
         if bot_id is not None and bot_id != found.settings.bot_id:
             fail(f"--bot: {bot_id} is not the bot of the token", code=2)
-        return [(found.settings, None)]
-    bots = [(one.settings, one.target or None) for one in found.tables if bot_id in (None, one.bot_id)]
+        return [BotTable("", "", found.settings)]
+    bots = [one for one in found.tables if bot_id in (None, one.bot_id)]
     if not bots:
         fail(f"--bot: fasthook.toml has no [[bot]] of {bot_id}", code=2)
     return bots
 
 
+def tell(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"fasthook: {printable(message)}", err=True)
+
+
 def fail(message: str, *, code: int) -> NoReturn:
     """End the program with one line on standard error."""
-    click.echo(f"fasthook: {printable(message)}", err=True)
+    tell(message)
     raise SystemExit(code)

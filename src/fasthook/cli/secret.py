@@ -16,10 +16,10 @@ from fasthook.settings import Settings
 def command(config: str | None, bot_id: int | None, **given: Any) -> None:
     """Print the secret and the path of this token, as setWebhook wants them; of several bots, those of each."""
     bots = each_bot(config, given, bot_id)
-    for number, (settings, _) in enumerate(bots):
+    for number, one in enumerate(bots):
         if len(bots) > 1:
-            click.echo(f"{'' if number == 0 else chr(10)}bot           {settings.bot_id}")
-        _print(settings)
+            click.echo(f"{'' if number == 0 else chr(10)}bot           {one.bot_id}")
+        _print(one.settings)
 
 
 def _print(settings: Settings) -> None:

@@ -8,16 +8,17 @@ import socket
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fasthook.cli import Commands
-from fasthook.cli.options import bot_option, each_bot, fail, settings_options
+from fasthook.cli.options import bot_option, each_bot, fail, settings_options, tell
 
 if TYPE_CHECKING:
+    from fasthook.bottables import BotTable
     from fasthook.settings import Settings
     from fasthook.telegram.api import BotAPI
     from fasthook.telegram.webhook import Problem, Wanted
@@ -44,23 +45,24 @@ def set_webhook(target: str | None, config: str | None, bot_id: int | None, **gi
 
     With TARGET, Telegram is asked for the kinds of updates that this bot handles.
     """
-    for settings, kinds in _bots(target, config, given, bot_id):
-        _set(settings, kinds)
-
-
-def _set(settings: Settings, kinds: tuple[str, ...] | None) -> None:
-    if settings.webhook_url is None:
+    bots = _bots(target, config, given, bot_id)
+    if bots[0].settings.public_url is None:
         fail("no address: set --public-url", code=2)
+    _for_each(bots, _set)
+
+
+def _set(bot: _Bot) -> None:
     from fasthook.telegram.webhook import Wanted
 
-    wanted = Wanted.of(settings, kinds)
+    settings = bot.settings
+    wanted = Wanted.of(settings, bot.kinds)
 
     async def work(api: BotAPI) -> str:
         old = await api.call("getWebhookInfo")
         await wanted.register(api)
         return str(old.get("url", ""))
 
-    old = _ask(settings, work)
+    old = _call(settings, work)
     click.echo(f"the webhook of bot {settings.bot_id} is {wanted.url}")
     if old and old != wanted.url:
         click.echo(f"it was {old} before")
@@ -71,18 +73,20 @@ def _set(settings: Settings, kinds: tuple[str, ...] | None) -> None:
 @bot_option
 def delete_webhook(config: str | None, bot_id: int | None, **given: Any) -> None:
     """Remove the webhook. Updates wait with Telegram for a day, or are dropped with --drop-pending."""
-    for settings, _ in _bots(None, config, given, bot_id, load_targets=False):
-        _delete(settings)
+    _for_each(_bots(None, config, given, bot_id, load_targets=False), _delete)
 
 
-def _delete(settings: Settings) -> None:
+def _delete(bot: _Bot) -> None:
+    settings = bot.settings
+
     async def work(api: BotAPI) -> str:
         old = await api.call("getWebhookInfo")
         await api.call("deleteWebhook", drop_pending_updates=settings.drop_pending or None)
         return str(old.get("url", ""))
 
-    old = _ask(settings, work)
-    click.echo(f"the webhook of bot {settings.bot_id} is removed: {old}" if old else "the bot had no webhook")
+    old = _call(settings, work)
+    name = f"bot {settings.bot_id}"
+    click.echo(f"the webhook of {name} is removed: {old}" if old else f"{name} had no webhook")
 
 
 @command.command("info")
@@ -140,39 +144,58 @@ class Unanswered(Exception):
     """Telegram refuses, or gives no answer. The message is one line."""
 
 
+@dataclass(frozen=True)
+class _Bot:
+    """A bot that a command is about. `kinds`: of updates that it handles, if known. `one_of_several`: it has a table.
+    `unknown`: its target does not import, so that nobody knows the kinds.
+    """
+
+    settings: Settings
+    kinds: tuple[str, ...] | None = None
+    one_of_several: bool = False
+    unknown: bool = False
+
+
 def _bots(
     target: str | None, config: str | None, given: dict[str, Any], bot_id: int | None, *, load_targets: bool = True
-) -> list[tuple[Settings, tuple[str, ...] | None]]:
-    """The settings of each bot that is meant, and the kinds of updates that it handles, if known.
-
-    `target`: of a bot that has none of its own. `load_targets`: whether to ask the bots' own for the kinds.
+) -> list[_Bot]:
+    """Each bot that is meant. `target`: of a bot that has none of its own. `load_targets`: ask the bots' own for the
+    kinds.
     """
     bots = each_bot(config, given, bot_id)
-    return [_bot((own if load_targets else None) or target, settings) for settings, own in bots]
+    return [_bot((one.target if load_targets else "") or target, one) for one in bots]
 
 
-def _bot(target: str | None, settings: Settings) -> tuple[Settings, tuple[str, ...] | None]:
-    """The settings, with the token of TARGET's bot, and the kinds of updates that it handles, if known."""
-    kinds = None
-    if target is not None:
+def _bot(target: str | None, table: BotTable) -> _Bot:
+    """The settings, with the token of TARGET's bot. A table's target that does not import is told of."""
+    settings, kinds, several, unknown = table.settings, None, bool(table.where), False
+    if target:
         from fasthook.handlers import TargetError, complete, kinds_of, load
 
         try:
             value = load(target).value
             settings, kinds = complete(value, settings), kinds_of(value)
         except TargetError as error:
-            fail(f"{target}: {error}", code=2)
+            if not several:
+                fail(f"{target}: {error}", code=2)
+            tell(f"bot {table.bot_id}: {target}: {error}; so the kinds of updates that it handles are not known")
+            unknown = True
     if not settings.token:
         fail("no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN", code=2)
-    return settings, kinds
+    return _Bot(settings, kinds, several, unknown)
 
 
-def _ask(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
-    """Call Telegram; what it refuses ends in one line."""
-    try:
-        return _call(settings, work)
-    except Unanswered as error:
-        fail(str(error), code=1)
+def _for_each(bots: list[_Bot], work: Callable[[_Bot], None]) -> None:
+    """Do it for all bots; one that Telegram refuses, or that is unknown, ends the program with 1 behind the last."""
+    failed = any(bot.unknown for bot in bots)
+    for bot in bots:
+        try:
+            work(bot)
+        except Unanswered as error:
+            failed = True
+            tell(f"bot {bot.settings.bot_id}: {error}" if bot.one_of_several else str(error))
+    if failed:
+        raise SystemExit(1)
 
 
 def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
@@ -198,21 +221,31 @@ def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
         raise Unanswered(f"--certificate: {error.filename}: {error.strerror}") from None
 
 
-def _looks(bots: list[tuple[Settings, tuple[str, ...] | None]], as_json: bool, watch: bool) -> tuple[bool, str]:
-    """A look at each webhook: whether all is well, and the words for it. Only `watch` goes on without an answer."""
+def _looks(bots: list[_Bot], as_json: bool, watch: bool) -> tuple[bool, str]:
+    """A look at each webhook: whether all is well, and the words for it.
+
+    Who gets no answer ends it only where there is one bot, and one look.
+    """
     looks = []
-    for settings, kinds in bots:
+    for bot in bots:
         try:
-            looks.append(_look(settings, kinds, as_json))
+            looks.append(_look(bot, as_json))
         except Unanswered as error:
-            if not watch:
+            if not watch and not bot.one_of_several:
                 fail(str(error), code=1)
-            words = json.dumps({"healthy": False, "error": str(error)}) if as_json else str(error)
-            looks.append((False, words))
-    return all(well for well, _ in looks), ("\n" if as_json else "\n\n").join(words for _, words in looks)
+            looks.append((False, _unanswered(bot, error, as_json)))
+    healthy = all(well for well, _ in looks) and not any(bot.unknown for bot in bots)
+    return healthy, ("\n" if as_json else "\n\n").join(words for _, words in looks)
 
 
-def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> tuple[bool, str]:
+def _unanswered(bot: _Bot, error: Unanswered, as_json: bool) -> str:
+    bot_id = bot.settings.bot_id
+    if as_json:
+        return json.dumps({"bot": bot_id, "healthy": False, "error": str(error)})
+    return f"bot {bot_id}: {error}" if bot.one_of_several else str(error)
+
+
+def _look(bot: _Bot, as_json: bool) -> tuple[bool, str]:
     """One look at the webhook: whether all is well, and the words for it. Unanswered: Telegram doesn't say."""
     from fasthook.telegram.webhook import Wanted, host_of, problems
 
@@ -220,8 +253,9 @@ def _look(settings: Settings, kinds: tuple[str, ...] | None, as_json: bool) -> t
         found: dict[str, Any] = await api.call("getWebhookInfo")
         return found
 
+    settings = bot.settings
     told = _call(settings, work)
-    wanted = Wanted.of(settings, kinds) if settings.webhook_url else None
+    wanted = Wanted.of(settings, bot.kinds) if settings.webhook_url else None
     resolve = None if settings.local_api else _resolve(host_of(told.get("url", "")))
     found = problems(told, wanted, time.time(), resolve)
     if as_json:
