@@ -177,7 +177,10 @@ class Bots:
         if others:
             log.warning("a restart is needed for what else has changed: %s", ", ".join(map(flag, others)))
         tables = {table.bot_id: self._own(table) for table in now.tables}
-        if len(tables.keys() | self._gate.rows.keys()) > self.room or len(tables) > min(s.size for s in self._shares):
+        for name in ("concurrency", "queue_size"):  # a larger one in the file is not that of this server
+            if (has := getattr(self.settings, name)) < len(tables):
+                raise ChangeError(f"{flag(name)} is {has} since the start, too few for {len(tables)} bots; start again")
+        if len(tables.keys() | self._gate.rows.keys()) > self.room:
             raise ChangeError(f"there is no room for more than {self.room} bots since the start; start again")
         old = self.tables
         return _Change(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from fasthook.bottables import BotTable
 from fasthook.handlers import WorkersError
 from fasthook.link import Worker
-from fasthook.wording import below
+from fasthook.wording import below, one_line
 
 if TYPE_CHECKING:
     from fasthook.crew import Crew
@@ -68,6 +69,8 @@ class Reload:
                 self._new.append(self._crew.spawn(bots=self._renewal.bots if self._renewal else None))
         except WorkersError as error:
             self._give_up(error)
+        except Exception as error:  # one of ours, which must not be the end of all reloads
+            self._give_up(WorkersError(one_line(error), trace="".join(traceback.format_exception(error))))
 
     async def renew(self, bots: Mapping[int, BotTable]) -> bool:
         """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""

@@ -491,6 +491,25 @@ def test_a_file_that_cannot_be_served_changes_nothing(serve: Callable[..., Serve
     assert (bots.handled(FIRST), bots.handled(SECOND)) == ([1], [1])
 
 
+@pytest.mark.parametrize("name", ["concurrency", "queue-size"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_more_bots_than_this_server_has_places(
+    serve: Callable[..., Server], bots: Bots, workers: str, name: str
+) -> None:
+    """What the file says of places takes a restart; until then a file with fewer bots is taken as ever."""
+    bots.write(table(FIRST), above=f"{name} = 1")
+    server = serve("--workers", workers)
+    bots.write(table(FIRST), table(SECOND), table(THIRD), above=f"{name} = 256")
+    reload(server)
+    server.until(f"nothing has changed: --{name} is 1 since the start, too few for 3 bots; start again")
+    bots.write(table(SECOND), above=f"{name} = 256")
+    reload(server, 2)
+    assert post(server, SECOND, 1).status == 200
+    wait(lambda: bots.handled(SECOND) == [1])
+    assert server.stop() == 0
+    assert not server.find("Traceback")
+
+
 def test_a_bot_with_other_keys(serve: Callable[..., Server], bots: Bots) -> None:
     bots.write(table(FIRST), table(SECOND))
     server = serve()
