@@ -84,7 +84,10 @@ class Bots:
 
     def _account(self, table: BotTable, loaded: Loaded | None = None) -> Account:
         loaded = loaded or self._loaded.get(table.bot_id)
-        return Account(table.settings, lambda: loaded.kinds if loaded else None)
+        return Account(table.settings, lambda: loaded.kinds if loaded else self._kinds_in_workers(table.bot_id))
+
+    def _kinds_in_workers(self, bot_id: int) -> tuple[str, ...] | None:
+        return self._workers.crew.kinds_of(bot_id) if self._workers else None
 
     @property
     def hidden(self) -> list[str]:

@@ -102,7 +102,7 @@ class Crew:
         self._blocks = blocks
         self.members: list[Worker] = []
         self.token: str | None = settings.token  # the bot's own, if none is set, when the first worker is ready
-        self.kinds: tuple[str, ...] | None = None  # of updates that the bot handles, if known by then
+        self.kinds: dict[str, list[str] | None] = {}  # of updates that are handled, by bot, from then on
         self._settings = settings
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
@@ -208,7 +208,8 @@ class Crew:
             if worker.ready:
                 raise FrameError("it is ready twice")
             said = unpack(Kind.READY, payload)
-            self._learn(worker, said["token"], said["kinds"])
+            worker.kinds = said["kinds"]
+            self._learn(worker, said["token"])
             if not worker.refused:
                 self._ready(worker, said["files"])
         elif kind == Kind.REFUSED:
@@ -220,10 +221,15 @@ class Crew:
         elif kind == Kind.SOURCES:
             self.watch(unpack(Kind.SOURCES, payload)["files"])
 
-    def _learn(self, worker: Worker, token: str | None, kinds: list[str] | None) -> None:
+    def kinds_of(self, bot_id: int) -> tuple[str, ...] | None:
+        """The kinds of updates that a bot handles; None if it cannot be known."""
+        kinds = self.kinds.get(str(bot_id))
+        return tuple(kinds) if kinds else None
+
+    def _learn(self, worker: Worker, token: str | None) -> None:
         """What the first worker knows of its bot; the others have to have the same token."""
         if self._started and not self._started.done() and not any(one.ready for one in self.members):
-            self.kinds = tuple(kinds) if kinds else None
+            self.kinds = worker.kinds
             if token != self.token:
                 self.token = token
                 self._told = replace(self._told, settings=replace(self._settings, token=token), learnt=True)

@@ -54,9 +54,9 @@ FROM_WORKER: Lengths = {
     Kind.ASKS: _EMPTY,
     Kind.SOURCES: (_LENGTH + 2, LARGEST_OUTCOME),
 }
-#: What the others tell, by name; a list is one of texts.
+#: What the others tell, by name; a list is one of texts, a dict has such lists, or None, by bot.
 _SAYS: Mapping[Kind, Mapping[str, tuple[type, ...]]] = {
-    Kind.READY: {"files": (list,), "token": (str, NoneType), "kinds": (list, NoneType)},
+    Kind.READY: {"files": (list,), "token": (str, NoneType), "kinds": (dict,)},
     Kind.REFUSED: {"line": (str,), "code": (int,), "trace": (str,), "files": (list,)},
     Kind.FAILED: {"line": (str,), "reason": (str,), "final": (bool,), "trace": (str,)},
     Kind.SOURCES: {"files": (list,)},
@@ -134,4 +134,6 @@ def unpack(kind: Kind, payload: bytes) -> dict[str, Any]:
 def _is(value: object, types: tuple[type, ...]) -> bool:
     if isinstance(value, list):
         return list in types and all(isinstance(one, str) for one in value)
+    if isinstance(value, dict):
+        return dict in types and all(_is(one, (list, NoneType)) for one in value.values())
     return isinstance(value, types)

@@ -54,6 +54,7 @@ class Worker(asyncio.Protocol):
         self.late = False  # it did not come to the end of its start
         self.refused: WorkersError | None = None
         self.files: list[str] = []
+        self.kinds: dict[str, list[str] | None] = {}  # of updates that it handles, by bot
         self.limit: int | None = None  # deliveries before it is recycled
         self._crew = crew
         self.socket: socket.socket | None = None

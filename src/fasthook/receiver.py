@@ -466,7 +466,7 @@ class Receiver:
     @property
     def kinds(self) -> tuple[str, ...] | None:
         """The kinds of updates that the bot handles, if they can be known."""
-        return self.workers.crew.kinds if self.workers else kinds_of(self._value)
+        return self.workers.crew.kinds_of(self.settings.bot_id) if self.workers else kinds_of(self._value)
 
     @property
     def queue(self) -> Queue:

@@ -91,6 +91,7 @@ class Reload:
             crew.owner.joined(worker)
         for worker in old:
             crew.retire(worker)
+        crew.kinds = new[-1].kinds
         self._end_renewal(True)
         log.info("reloaded: workers %s take over", ", ".join(str(worker.number) for worker in new))
         self._end()

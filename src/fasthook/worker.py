@@ -175,7 +175,7 @@ class _Bot:
         self.handling: Runs = counts.handling
         self.token = settings.token
         self.tokens = [settings.token]
-        self.kinds = kinds_of(self._target.value)
+        self.kinds = {str(settings.bot_id): kinds_of(self._target.value)}
 
     async def start(self, scope: contextlib.AsyncExitStack) -> Any:
         """Start it; what its lifespan yielded."""
@@ -197,7 +197,6 @@ class _Bots:
     """The bots of a worker, where there are several: each has its share of --concurrency here, too."""
 
     token: str | None = None
-    kinds: tuple[str, ...] | None = None
 
     def __init__(self, made: SetUp, counts: Counts) -> None:
         from fasthook.asgi import Hook
@@ -206,6 +205,7 @@ class _Bots:
         tables = {table.bot_id: table for table in made.bots.values()}
         rows = {table.bot_id: row for row, table in made.bots.items()}
         self._loaded = [load_bot(table) for table in tables.values()]
+        self.kinds = {str(one.bot_id): one.kinds for one in self._loaded}
         self._handlers = Handlers(lambda one: Hook.of(one.value, tables[one.bot_id].settings, lifespan=one.lifespan))
         self.call = self._handlers.call
         self.handling: Runs = HandlingByBot(counts, rows.__getitem__)

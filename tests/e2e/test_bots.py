@@ -621,6 +621,48 @@ async def echo(message, bot):
 """
 
 
+TWO_DISPATCHERS = """
+from aiogram import Dispatcher
+
+first, second = Dispatcher(), Dispatcher()
+
+
+@first.message()
+async def message(message):
+    pass
+
+
+@second.callback_query()
+async def button(query):
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_each_is_registered_for_what_it_handles(serve: Callable[..., Server], bots: Bots, workers: str) -> None:
+    pytest.importorskip("aiogram")
+    (bots.directory / "library.py").write_text(TWO_DISPATCHERS)
+    above = 'public-url = "https://example.org"'
+    first, second, third = (
+        table(bot, target=f"library:{name}") for bot, name in ((FIRST, "first"), (SECOND, "second"), (THIRD, "second"))
+    )
+    bots.write(first, second, table(45), above=above)
+    with TwoBots() as api:
+        server = serve("--api-url", api.url, "--workers", workers)
+        server.until("the webhook is registered", 3)
+        bots.write(first, second, third, table(45), above=above)
+        reload(server)
+        server.until("the webhook is registered", 4)
+        assert server.stop() == 0
+        kinds = {call.token: call.params.get("allowed_updates") for call in api.calls if call.method == "setWebhook"}
+    assert kinds == {
+        token(FIRST): ["message"],
+        token(SECOND): ["callback_query"],
+        token(THIRD): ["callback_query"],
+        token(45): None,
+    }
+
+
 def test_a_librarys_dispatcher_for_two_bots(serve: Callable[..., Server], bots: Bots) -> None:
     """Each table has an adapter of its own, with its token; the first bot goes, and the other one still answers."""
     pytest.importorskip("aiogram")

@@ -260,7 +260,7 @@ WRITTEN = {
     "a failure without words": frame(Kind.FAILED, 1, b"bad"),
     "a result that is no JSON": frame(Kind.DONE, 1, b"bad"),
     "files without a call": frame(Kind.DONE, 1, b"\0"),
-    "ready again": frame(Kind.READY, 0, pack({"files": [], "token": None, "kinds": None})),
+    "ready again": frame(Kind.READY, 0, pack({"files": [], "token": None, "kinds": {}})),
 }
 
 
