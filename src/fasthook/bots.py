@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fasthook._core import Gate, Shares
 from fasthook.bottables import BotTable, Configured
 from fasthook.handlers import TargetError
-from fasthook.handlers.several import Handlers, Loaded, Running, load_bot
+from fasthook.handlers.several import Handlers, Loaded, Running, load_beside, load_bot
 from fasthook.logs import Redaction
 from fasthook.settings import Settings, SettingsError, flag
 from fasthook.telegram.account import Account
@@ -80,6 +80,7 @@ class Bots:
         self._queue: Queue
         self._workers: Workers | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._preparing: asyncio.Task[list[Running]] | None = None
         self._again = self._ended = False
 
     def _account(self, table: BotTable, loaded: Loaded | None = None) -> Account:
@@ -129,6 +130,7 @@ class Bots:
     async def stop_registering(self) -> None:
         """At the beginning of the end, when nobody is added or removed any more."""
         self._ended = True
+        self._stop_preparing()
         for account in self._accounts.values():
             await account.stop_registering()
 
@@ -152,17 +154,25 @@ class Bots:
             await self._reload_once()
 
     def reload_again(self) -> None:
-        """While `reload` is under way: once more behind it."""
+        """While `reload` is under way: once more, and what has not started by now is given up."""
         self._again = True
+        self._stop_preparing()
+
+    def _stop_preparing(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
 
     async def _reload_once(self) -> None:
         if self._reread is None or self._ended:
             return
         try:
             change = self._difference(self._reread())
-            started = await self._prepare(change)
+            started = await self._prepared(change)
         except (SettingsError, TargetError, ChangeError) as error:
             log.error("nothing has changed: %s", error)
+            return
+        if started is None:
+            log.info("what was about to start is given up")
             return
         if self._ended:  # a signal to stop came meanwhile
             for one in started:
@@ -201,6 +211,18 @@ class Bots:
         )
         return replace(table, settings=settings)
 
+    async def _prepared(self, change: _Change) -> list[Running] | None:
+        """What `_prepare` says; None if the file is to be read again, or the server stops, before it has."""
+        self._preparing = asyncio.create_task(self._prepare(change))
+        try:
+            return await self._preparing
+        except asyncio.CancelledError:
+            if not (self._again or self._ended):
+                raise
+            return None
+        finally:
+            self._preparing = None
+
     async def _prepare(self, change: _Change) -> list[Running]:
         """Start what is new. TargetError, ChangeError: it does not start, and nothing of it is left."""
         for table in (*change.added, *change.changed):
@@ -212,16 +234,24 @@ class Bots:
         started: list[Running] = []
         try:
             for table in (*change.added, *(one for one in change.changed if self._starts_anew(one))):
-                loaded = load_bot(table)
-                try:
-                    started.append(await self.handlers.start(loaded))
-                except Exception as error:
-                    raise TargetError(f"{table.where}: {table.target}: it does not start: {one_line(error)}") from error
+                started.append(await self._start(table))
         except BaseException:
             for one in started:
                 await one.scope.aclose()
             raise
         return started
+
+    async def _start(self, table: BotTable) -> Running:
+        seconds = self.settings.worker_timeout  # a worker has as long
+        try:
+            async with asyncio.timeout(seconds):
+                loaded = await load_beside(table)
+                try:
+                    return await self.handlers.start(loaded)
+                except Exception as error:
+                    raise TargetError(f"{table.where}: {table.target}: it does not start: {one_line(error)}") from error
+        except TimeoutError:
+            raise ChangeError(f"{table.where}: {table.target}: it has not started in {seconds:g} s") from None
 
     def _by_row(self, change: _Change) -> dict[int, BotTable]:
         """The tables by the rows in which they count: those that come get the next ones, in their order."""

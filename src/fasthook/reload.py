@@ -73,12 +73,25 @@ class Reload:
             self._give_up(WorkersError(one_line(error), trace="".join(traceback.format_exception(error))))
 
     async def renew(self, bots: Mapping[int, BotTable]) -> bool:
-        """Reload with these bots, by their rows. False: the new workers don't start, and the old ones go on."""
+        """Reload with these bots, by their rows. False, or cancelled: the new workers end, and the old ones go on."""
         if self._crew.is_stopping:
             return False
         self._wanted = wanted = _Renewal(bots, asyncio.get_running_loop().create_future())
         self.begin()
-        return await wanted.took_over
+        try:
+            return await wanted.took_over
+        except asyncio.CancelledError:
+            self._abandon(wanted)
+            raise
+
+    def _abandon(self, renewal: _Renewal) -> None:
+        """Nobody waits any more for the workers that have these bots: they end, ready or not."""
+        if self._wanted is renewal:
+            self._wanted = None
+        elif self._renewal is renewal:
+            self._renewal = None
+            self._end_new()
+            self._end()
 
     def ready(self) -> None:
         """One of the new workers is. When all are, they take over."""
@@ -103,11 +116,14 @@ class Reload:
 
     def _give_up(self, why: WorkersError) -> None:
         log.error("the new code does not start, the old workers go on: %s%s", why, below(why.trace))
+        self._end_new()
+        self._end_renewal(False)
+        self._end()
+
+    def _end_new(self) -> None:
         for one in self._new or []:
             if one in self._crew.members:
                 self._crew.retire(one, 0.0)
-        self._end_renewal(False)
-        self._end()
 
     def stop(self) -> None:
         """There will be no other bots."""

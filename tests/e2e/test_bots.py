@@ -510,6 +510,82 @@ def test_more_bots_than_this_server_has_places(
     assert not server.find("Traceback")
 
 
+SLOW = """
+import asyncio
+import contextlib
+import os
+import sys
+import time
+
+print("imported now", file=sys.stderr, flush=True)
+while {imports} and not os.path.exists("released"):
+    time.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    print("starts now", file=sys.stderr, flush=True)
+    try:
+        while not {imports} and not os.path.exists("released"):
+            await asyncio.sleep(0.01)
+        yield {{"pool": 7}}
+    finally:
+        print("ends now", file=sys.stderr, flush=True)
+
+
+from bot import handler
+"""
+
+
+@pytest.mark.parametrize("imports", [True, False])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_that_hangs_holds_nobody_up(
+    serve: Callable[..., Server], bots: Bots, workers: str, imports: bool
+) -> None:
+    """The others are served meanwhile, and the next SIGHUP gives it up and takes what the file says then."""
+    (bots.directory / "slow.py").write_text(SLOW.format(imports=imports))
+    bots.write(table(FIRST))
+    server = serve("--workers", workers)
+    bots.write(table(FIRST), table(SECOND, target="slow:handler"))
+    server.signal(signal.SIGHUP)
+    server.until("imported now" if imports else "starts now")
+    assert post(server, FIRST, 1).status == 200
+    wait(lambda: bots.handled(FIRST) == [1])
+    bots.write(table(FIRST), table(THIRD))
+    server.signal(signal.SIGHUP)
+    server.until("the bots are read again: added 44")
+    assert server.find("what was about to start is given up")
+    assert post(server, THIRD, 1).status == 200
+    assert post(server, SECOND, 1).status == 404
+    assert imports or workers == "2" or server.find("ends now")
+    bots.release()
+    bots.write(table(FIRST), table(SECOND, target="slow:handler"))
+    reload(server, 2)
+    assert post(server, SECOND, 1).status == 200
+    assert server.stop() == 0
+    assert bots.handled(SECOND) == [1]
+
+
+@pytest.mark.parametrize("imports", [True, False])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_that_hangs_is_given_up(serve: Callable[..., Server], bots: Bots, workers: str, imports: bool) -> None:
+    """By itself after --worker-timeout, and at once by a stop."""
+    (bots.directory / "slow.py").write_text(SLOW.format(imports=imports))
+    bots.write(table(FIRST))
+    server = serve("--workers", workers, "--worker-timeout", "3s")
+    bots.write(table(FIRST), table(SECOND, target="slow:handler"))
+    reload(server)
+    server.until(
+        r"nothing has changed: fasthook.toml: \[\[bot\]\] 2: slow:handler: it has not started in 3 s"
+        if workers == "1"
+        else "nothing has changed: the new workers do not start"
+    )
+    server.signal(signal.SIGHUP)
+    assert post(server, FIRST, 1).status == 200
+    assert server.stop() == 0
+    assert bots.handled(FIRST) == [1]
+
+
 def test_a_bot_with_other_keys(serve: Callable[..., Server], bots: Bots) -> None:
     bots.write(table(FIRST), table(SECOND))
     server = serve()

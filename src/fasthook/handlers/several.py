@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,36 @@ def load_bot(table: BotTable) -> Loaded:
     return Loaded(table.bot_id, target.value, handler, target.lifespan)
 
 
+async def load_beside(table: BotTable) -> Loaded:
+    """The same in a thread, while the loop goes on; who does not wait for its end any more leaves it behind.
+
+    The module finds the server's loop as the one of its thread, as it would find it while the loop runs.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Loaded] = loop.create_future()
+
+    def tell(loaded: Loaded | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if loaded is not None:
+            done.set_result(loaded)
+        elif error is not None:
+            done.set_exception(error)
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        loaded, failure = None, None
+        try:
+            loaded = load_bot(table)
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, loaded, failure)
+
+    threading.Thread(target=run, name="fasthook-import", daemon=True).start()
+    return await done
+
+
 class _Shared:
     """A lifespan that is entered once for all bots of its module, in a task of its own: whoever leaves last ends it."""
 
@@ -67,6 +98,8 @@ class _Shared:
         self.users -= 1
         if self.users == 0 and self._task is not None:
             self._end.set()
+            if not self._entered.done():
+                self._task.cancel()
             await self._task
             if self._failure is not None:
                 raise self._failure
@@ -77,7 +110,9 @@ class _Shared:
                 self._entered.set_result(state)
                 await self._end.wait()
         except BaseException as error:
-            if not self._entered.done():
+            if isinstance(error, asyncio.CancelledError) and not self._entered.done():
+                self._entered.cancel()
+            elif not self._entered.done():
                 self._entered.set_exception(error)
             elif isinstance(error, (Exception, SystemExit)):  # SystemExit out of a task would end the loop
                 self._failure = error
