@@ -48,6 +48,7 @@ class Stop:
         self.failure: Exception | None = None  # why the server stops by itself
         self._starting: asyncio.Task[object] | None = None  # while it does
         self._reading: asyncio.Task[None] | None = None  # while the bots are read again
+        self._reload_wanted = False  # by a SIGHUP during the start
         self._hook = hook
         self._server = server
         self._health = health
@@ -78,6 +79,8 @@ class Stop:
             return 1
         finally:
             self._starting = None
+        if self._reload_wanted:
+            self._loop.call_soon(self._reload)
         return None
 
     async def end(self) -> int:
@@ -119,6 +122,9 @@ class Stop:
             signal.signal(signal.SIGHUP, self._signalled)
 
     def _reload(self) -> None:
+        if self._starting is not None:
+            self._reload_wanted = True  # what the start has read may be old by now
+            return
         workers, bots = self._hook.receiver.workers, self._hook.receiver.bots
         if bots is not None:
             if self._hook.receiver.running and not self._server.should_exit and self._reading is None:

@@ -510,6 +510,32 @@ def test_more_bots_than_this_server_has_places(
     assert not server.find("Traceback")
 
 
+class Starting(Server):
+    """`fasthook run` that has come to the lifespan of its bots."""
+
+    banner = "starts now()()()()"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_during_the_start(bots: Bots, workers: str) -> None:
+    """The file is read again when the server has started."""
+    held = "contextmanager\nasync def lifespan(app):\n"
+    assert held in SOURCE
+    waits = '    print("starts now", file=sys.stderr, flush=True)\n    while not os.path.exists("go"):\n'
+    source = SOURCE.replace(held, f"{held}{waits}        await asyncio.sleep(0.01)\n")
+    (bots.directory / "bot.py").write_text(f"import sys\n{source}")
+    bots.write(table(FIRST))
+    server = Starting(bots.directory, "bot:handler", "--port", "0", "--workers", workers)
+    try:
+        bots.write(table(FIRST), table(SECOND))
+        server.signal(signal.SIGHUP)
+        (bots.directory / "go").touch()
+        server.until("the bots are read again: added 43")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
 SLOW = """
 import asyncio
 import contextlib
