@@ -39,7 +39,7 @@ lint: build ## ruff, mypy, stubtest, cython-lint, codespell, zizmor, check-jsons
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=src $(BIN)/stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
+	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
 	$(BIN)/cython-lint --no-pycodestyle src
 	$(BIN)/codespell src tests bench docs examples release .github README.md CHANGELOG.md CONTRIBUTING.md
 	$(BIN)/zizmor --offline --no-progress --quiet .github

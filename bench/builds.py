@@ -70,6 +70,13 @@ def _key(tree: Path) -> str:
     return found.hexdigest()[:12]
 
 
+def _alike(tree: Path, built: Path) -> int:
+    """How many of a tree's sources are the same in another."""
+    sources = [path for path in (tree / "src/fasthook").rglob("*") if path.is_file()]
+    others = [(path, built / path.relative_to(tree)) for path in sources]
+    return sum(other.is_file() and filecmp.cmp(path, other, shallow=False) for path, other in others)
+
+
 def _seed(tree: Path, built: Path) -> None:
     """Take from another build what is the same there, with its age, so that only what differs is compiled."""
     if not all(filecmp.cmp(tree / name, built / name, shallow=False) for name in ("setup.py", "pyproject.toml")):
@@ -98,8 +105,8 @@ def tree(revision: str | None, again: str = "") -> Path:
         place = STORE / (_key(fresh) + again)
         if place.exists():
             return place
-        seeds = [path for path in STORE.iterdir() if (path / "setup.py").exists()]
-        _seed(fresh, max(seeds, key=lambda path: path.stat().st_mtime) if seeds else ROOT)
+        seeds = [ROOT, *(path for path in STORE.iterdir() if (path / "setup.py").exists())]
+        _seed(fresh, max(seeds, key=lambda path: _alike(fresh, path)))
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
         done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -156,6 +156,8 @@ def test_failures_retries_and_dead_letters(serve: Serve, bot: Bot, workers: str)
     server, ops = serve("--retries", "1", "--handler-timeout", "0.2", "--workers", workers)
     for update_id, text in enumerate(["fail once", "raise", "hang", "fine"]):
         server.post(samples.update(update_id, chat_id=update_id, text=text))
+    ended = {"failed": 1, "timeout": 1}
+    ops.until(lambda page: page.by("fasthook_dead_letters_total", "reason") == ended)
     page = ops.until(lambda page: page["fasthook_queue_depth"] == 0)
     assert page.by("fasthook_handler_seconds_count", "outcome", kind="message") == {
         "handled": 2,
@@ -163,7 +165,7 @@ def test_failures_retries_and_dead_letters(serve: Serve, bot: Bot, workers: str)
         "timeout": 2,
     }
     assert page["fasthook_retries_total"] == 3
-    assert page.by("fasthook_dead_letters_total", "reason") == {"failed": 1, "timeout": 1}
+    assert page.by("fasthook_dead_letters_total", "reason") == ended
     assert page["fasthook_wait_seconds_count"] == 4  # the first run of each
 
 
