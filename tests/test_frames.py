@@ -79,6 +79,14 @@ def test_what_tells_nothing(payload: bytes) -> None:
         unpack(Kind.FAILED, payload)
 
 
+@pytest.mark.parametrize("kinds", [None, ["message"], {"42": "message"}, {"42": [1]}, {"42": {}}])
+def test_kinds_are_lists_of_texts_by_bot(kinds: object) -> None:
+    said = {"files": [], "token": None, "kinds": {"42": ["message"], "43": None}}
+    assert unpack(Kind.READY, pack(said)) == said
+    with pytest.raises(FrameError):
+        unpack(Kind.READY, pack({**said, "kinds": kinds}))
+
+
 @pytest.mark.parametrize("files", ["a.py", [1], None])
 def test_a_list_is_one_of_texts(files: object) -> None:
     assert unpack(Kind.SOURCES, pack({"files": ["a.py"]})) == {"files": ["a.py"]}
