@@ -59,11 +59,14 @@ class _Collector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        total = self._blocks.total()
+        serves = not self._health.starting
+        if serves:
+            yield from self._queue()
+        total = self._blocks.total()  # behind the queue's depth: what has left it is counted
         yield from self._door(total)
         yield from self._handling(total)
-        if not self._health.starting:
-            yield from self._queue(total)
+        if serves and self._receiver.queue.durable:
+            yield from self._journal(total)
         yield from self._processes(total)
         yield from self._state()
 
@@ -135,7 +138,7 @@ class _Collector(Collector):
             dead.add_metric([reason.replace(" ", "_")], total.counters[self._layout.dead + place])
         yield dead
 
-    def _queue(self, total: Totals) -> Iterator[Metric]:
+    def _queue(self) -> Iterator[Metric]:
         queue = self._receiver.queue
         oldest = self._receiver.oldest
         yield GaugeMetricFamily("fasthook_queue_depth", "Updates accepted and not settled.", value=queue.depth)
@@ -144,11 +147,13 @@ class _Collector(Collector):
             "Age of the oldest of them.",
             value=0.0 if oldest is None else max(0.0, time.time() - oldest),
         )
-        if queue.durable:
-            yield self._histogram(
-                "fasthook_journal_commit_seconds", "How long commits took.", total, self._layout.commit, _FINE
-            )
-            yield GaugeMetricFamily("fasthook_journal_bytes", "Bytes of the journal in use.", value=queue.used)
+
+    def _journal(self, total: Totals) -> Iterator[Metric]:
+        yield self._histogram(
+            "fasthook_journal_commit_seconds", "How long commits took.", total, self._layout.commit, _FINE
+        )
+        used = self._receiver.queue.used
+        yield GaugeMetricFamily("fasthook_journal_bytes", "Bytes of the journal in use.", value=used)
 
     def _processes(self, total: Totals) -> Iterator[Metric]:
         yield self._histogram(
