@@ -268,7 +268,7 @@ class Crew:
         if self._hurried:
             seconds = 0.0
         worker.send(Kind.LEAVE, repr(seconds).encode())
-        self._later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
+        worker.later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
 
     def gone(self, worker: Worker) -> None:
         """The process and its socket have come to their end."""
@@ -280,22 +280,25 @@ class Crew:
             log.warning("%r left: %s", worker, how)
         if worker.counts:
             self._blocks.retire(worker.counts.name)
+        replaces = worker.replaces
+        worker.forget()
+        successor = next((one for one in self.members if one.replaces is worker), None)
+        if successor:
+            successor.replaces = None
         if not self.members:
             self._empty.set()
         if self.is_stopping or worker.retired:
             return
-        successor = next((one for one in self.members if one.replaces is worker), None)
         if successor:
-            successor.replaces = None
             self._blocks.restarts += 1
         elif self._started and not self._started.done() and worker.refused:
             self.is_stopping = True
             self._started.set_exception(worker.refused)
         elif self.reload.brings(worker):
             self.reload.give_up(worker)
-        elif worker.replaces and not worker.ready:
+        elif replaces and not worker.ready:
             self._told_refusal(worker)
-            self._goes_on(worker.replaces, "its successor does not start")
+            self._goes_on(replaces, "its successor does not start")
         else:
             self._replace(worker)
 
@@ -416,7 +419,7 @@ class Crew:
         log.error("%r %s: it tells where it is, then it is killed", worker, why)
         worker.killed = f"it {why}"
         worker.signal(signal.SIGQUIT)  # faulthandler prints the stacks, whatever the interpreter does
-        self._later(_TO_DUMP, worker.kill, "")
+        worker.later(_TO_DUMP, worker.kill, "")
 
     # ------------------------------------------------------------ new code
 

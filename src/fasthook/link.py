@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fasthook._core import Shares
 from fasthook.frames import FROM_WORKER, FrameError, Kind, Reader, frame
@@ -59,7 +60,8 @@ class Worker(asyncio.Protocol):
         self.socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._reader = Reader(self._take, FROM_WORKER)
+        self._reader: Reader | None = Reader(self._take, FROM_WORKER)
+        self._timers: list[asyncio.TimerHandle] = []
         self._out: list[bytes] = []
         self._buffered = 0
         self._code: int | None = None
@@ -105,6 +107,19 @@ class Worker(asyncio.Protocol):
             self.killed = why
         self.signal(signal.SIGKILL)
 
+    def later(self, seconds: float, what: Callable[..., object], *arguments: Any) -> None:
+        """Do something then, if it is still there."""
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, what, *arguments))
+
+    def forget(self) -> None:
+        """It is gone: nothing of it waits for a timer or for the garbage collector, which may be long."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self.counts = None
+        self._reader = None
+        self.replaces = None
+
     # ------------------------------------------------------------ from the worker
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,7 +136,7 @@ class Worker(asyncio.Protocol):
         self._crew.owner.writable()
 
     def data_received(self, data: bytes) -> None:
-        if self._broken:
+        if self._broken or self._reader is None:
             return
         try:
             if self._reader.feed(data):
@@ -161,9 +176,9 @@ class Worker(asyncio.Protocol):
         if self._lost and self._code is not None:
             self._crew.gone(self)
         elif self._lost:
-            asyncio.get_running_loop().call_later(LOST, self.kill, "it closed its socket and went on")
+            self.later(LOST, self.kill, "it closed its socket and went on")
         elif self._transport:
-            asyncio.get_running_loop().call_later(LOST, self._transport.abort)
+            self.later(LOST, self._transport.abort)
 
     @property
     def name(self) -> str:

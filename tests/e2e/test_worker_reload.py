@@ -209,3 +209,30 @@ def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> N
 def is_asleep(pid: int) -> bool:
     """It waits for something: it has said what it had to say."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_workers_that_left_leave_nothing_in_the_door(start: Start, bot: Bot) -> None:
+    """Neither a descriptor nor a mapping, long before the time is over in which they had to leave."""
+    server = start("--secret", SECRET, "--workers", "2", "--queue", "memory:", "--drain-timeout", "60")
+
+    def held() -> tuple[int, int]:
+        place = Path(f"/proc/{server.process.pid}")
+        maps = [line for line in (place / "maps").read_text().splitlines() if ".stats" in line]
+        return len(list((place / "fd").iterdir())), len(maps)
+
+    before = held()
+    assert before[1] == 3  # of the door and of both workers
+    for n in range(5):
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers", n + 1)
+        assert server.post(samples.update(n)).status == 200
+    asyncio.run(until(lambda: len(children(server)) == 2))
+    asyncio.run(until(lambda: held() == before))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        ready = len(worker_pids(server))
+        os.kill(children(server)[0], number)
+        server.until(r"worker \d+ .* is ready$", ready + 1)
+        asyncio.run(until(lambda: len(children(server)) == 2))
+    asyncio.run(until(lambda: held() == before))
+    assert server.stop() == 0
