@@ -185,6 +185,7 @@ class Crew:
             return None
 
     def _reap(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
+        _end_group(process.pid)
         code = process.wait()
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(worker.exited, code)
@@ -486,3 +487,16 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             ours.close()
         raise SpawnError(f"a worker process cannot be started: {error.strerror}") from None
     return ours, process
+
+
+def _end_group(pid: int) -> None:
+    """Wait for the end of a worker; unless it left by itself, so do the processes that its bot has started.
+
+    They are killed before the worker is reaped: until then no other process can have its number.
+    """
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if ended and (ended.si_code != os.CLD_EXITED or ended.si_status):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: none of it is alive
+            os.killpg(pid, signal.SIGKILL)

@@ -21,7 +21,7 @@ from fasthook.ops.blocks import Member
 if TYPE_CHECKING:
     from fasthook.crew import Crew
 
-LOST = 5.0  # seconds between the end of a worker and the end of its socket, whichever comes first
+LOST = 5.0  # seconds between the end of a worker's socket and the end of its process
 _HIGH = 1 << 20  # bytes that are written to a worker in one go
 
 
@@ -125,6 +125,8 @@ class Worker(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
         self._transport.set_write_buffer_limits(high=_HIGH)
+        if not self.lives:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -156,9 +158,7 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A write that failed ends the transport before that is read which the process wrote before its end.
-        with contextlib.suppress(OSError):
-            while self.socket and (data := self.socket.recv(_HIGH)):
-                self.data_received(data)
+        self._read_all()
         self.socket = None
         self._lost = True
         self._transport = None
@@ -166,19 +166,31 @@ class Worker(asyncio.Protocol):
         self._half_gone()
 
     def exited(self, code: int) -> None:
-        """The process has ended."""
+        """The process has ended; what it wrote before is in the socket, which a child of it may hold open for long."""
         self._code = code
+        self._read_all()
+        self.closed = True
+        self.writable = False
         self._half_gone()
 
+    def _read_all(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.socket and (data := self.socket.recv(_HIGH)):
+                self.data_received(data)
+
     def _half_gone(self) -> None:
-        # The end of the process and of what it wrote come in any order; a process that the bot started may hold the
-        # socket open for long.
+        # The end of the process and of its socket come in any order.
         if self._lost and self._code is not None:
             self._crew.gone(self)
         elif self._lost:
             self.later(LOST, self.kill, "it closed its socket and went on")
         elif self._transport:
-            self.later(LOST, self._transport.abort)
+            self._transport.abort()
+
+    @property
+    def lives(self) -> bool:
+        """Its process has not ended, as far as is known."""
+        return self._code is None
 
     @property
     def name(self) -> str:
