@@ -321,3 +321,21 @@ def test_a_dead_worker_whose_child_holds_its_socket(start: Start, bot: Bot) -> N
         for child in born():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_pause_of_all_processes_kills_nobody(start: Start, bot: Bot) -> None:
+    """However much longer than --worker-timeout it is: a machine that is suspended, a container that is frozen."""
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "500ms")
+    all_of_them = [server.process.pid, *worker_pids(server)]
+    for pid in all_of_them:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(7)  # a pause is a time
+    for pid in all_of_them:
+        os.kill(pid, signal.SIGCONT)
+    for n in range(20):
+        assert server.post(samples.update(n, chat_id=n)).status == 200
+    asyncio.run(until(lambda: len(bot.handled) == 20))
+    assert server.stop() == 0
+    assert len(worker_pids(server)) == 2
+    assert not server.find("died|Timeout|ERROR")
