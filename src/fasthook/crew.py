@@ -107,7 +107,7 @@ class Crew:
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
         self.at_once = 0  # deaths of workers that were, and handled nothing, since anything was handled
-        self.is_stopping = self._hurried = False
+        self.is_stopping = self._hurried = self._draining = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
         self.sources = Sources()
@@ -369,6 +369,14 @@ class Crew:
         elif not worker.refused:
             log.error("%r died before it was ready: %s", worker, worker.how)
 
+    def drain(self) -> None:
+        """From now on those that die are replaced, and no others: all leave soon."""
+        self._draining = True
+        for one in list(self.members):
+            if one.replaces and not one.ready:
+                one.replaces = None
+                self.retire(one, 0.0)
+
     async def stop(self, seconds: float) -> None:
         """Tell all to leave, with so many seconds for what they have in hand; kill who does not."""
         self.is_stopping = True
@@ -435,7 +443,7 @@ class Crew:
 
     def recycle(self, worker: Worker) -> None:
         """Replace one worker: its successor starts first."""
-        if self.is_stopping or worker.retired or self.reload.is_under_way:
+        if self.is_stopping or self._draining or worker.retired or self.reload.is_under_way:
             return
         if any(one.replaces is worker for one in self.members):
             return
