@@ -48,6 +48,7 @@ class Stop:
         self.failure: Exception | None = None  # why the server stops by itself
         self._starting: asyncio.Task[object] | None = None  # while it does
         self._reading: asyncio.Task[None] | None = None  # while the bots are read again
+        self._reload_wanted = False  # since before it served
         self._hook = hook
         self._server = server
         self._health = health
@@ -79,6 +80,12 @@ class Stop:
         finally:
             self._starting = None
         return None
+
+    def serves(self) -> None:
+        """The start has come to its end: what was to be reloaded meanwhile is reloaded now."""
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._reload()
 
     async def end(self) -> int:
         """Drain, and stop the receiver; the exit code."""
@@ -119,6 +126,9 @@ class Stop:
             signal.signal(signal.SIGHUP, self._signalled)
 
     def _reload(self) -> None:
+        if self._health.starting:
+            self._reload_wanted = True
+            return
         workers, bots = self._hook.receiver.workers, self._hook.receiver.bots
         if bots is not None:
             if self._hook.receiver.running and not self._server.should_exit and self._reading is None:

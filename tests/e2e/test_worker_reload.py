@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,32 @@ def test_workers_that_left_leave_nothing_in_the_door(start: Start, bot: Bot) -> 
         asyncio.run(until(lambda: len(children(server)) == 2))
     asyncio.run(until(lambda: held() == before))
     assert server.stop() == 0
+
+
+STARTS_SLOWLY = """
+with open(f"door-{os.getpid()}", "w") as file:
+    file.write(str(os.getppid()))
+while not os.path.exists("go"):
+    __import__("time").sleep(0.01)
+"""
+
+
+def test_a_hang_up_during_the_start_is_followed_after_it(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(STARTS_SLOWLY)
+
+    def doors() -> list[str]:
+        return [one.read_text() for one in bot.directory.glob("door-*")]
+
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(start, "--secret", SECRET, "--workers", "2")
+        try:
+            asyncio.run(until(lambda: len(list(filter(None, doors()))) == 2))
+            os.kill(int(doors()[0]), signal.SIGHUP)
+        finally:
+            (bot.directory / "go").touch()
+        server = starting.result()
+    server.until("reloaded: workers 3, 4 take over")
+    assert server.post(samples.update(1)).status == 200
+    assert server.stop() == 0
+    assert len(bot.handled) == 1
