@@ -41,6 +41,8 @@ _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
 _NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
+_EACH_DUMP = 0.2  # seconds that the stacks of one have to themselves, and the line before them
+_TO_TELL = 0.05  # seconds of these for that line, which a thread writes
 _TO_LEAVE = 10.0  # seconds, behind the drain, for the bot's lifespan to end
 _HURRIED = 1.0  # seconds, instead of that and of the drain, when a stop is hurried
 _POLL = 0.5  # seconds between looks at the source files
@@ -113,6 +115,7 @@ class Crew:
         self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()
         self._longest_start = 0.0  # seconds
+        self._dumped = 0.0  # until when stacks are written, by the loop's clock
         self._told_failure = False
         self.trouble = ""  # why no process can be started now
         self._timers: set[asyncio.TimerHandle] = set()
@@ -425,9 +428,19 @@ class Crew:
         self._later(beat, self._beat)
 
     def _end_hung(self, worker: Worker, why: str) -> None:
-        log.error("%r %s: it tells where it is, then it is killed", worker, why)
         worker.killed = f"it {why}"
-        worker.signal(signal.SIGQUIT)  # faulthandler prints the stacks, whatever the interpreter does
+        now = self._loop.time()
+        begins = max(now, self._dumped)  # several at once would be mixed letter by letter
+        self._dumped = begins + _EACH_DUMP
+        if begins > now:
+            worker.later(begins - now, self._dump, worker, why)
+        else:
+            self._dump(worker, why)
+
+    def _dump(self, worker: Worker, why: str) -> None:
+        log.error("%r %s: it tells where it is, then it is killed", worker, why)
+        # faulthandler prints the stacks, whatever the interpreter does
+        worker.later(_TO_TELL, worker.signal, signal.SIGQUIT)
         worker.later(_TO_DUMP, worker.kill, "")
 
     # ------------------------------------------------------------ new code

@@ -150,7 +150,9 @@ def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
     (bot.directory / "hang").touch()
     server.signal(signal.SIGHUP)
     server.until(BROKEN + r"a new worker died before it was ready .killed, because it has not come to the end of its ")
-    server.until(r'File ".*/bot.py", line \d+ in <module>')
+    server.until(r'^  File ".*/bot.py", line \d+ in <module>$', 2)  # of each, one after the other
+    threads = server.find("hread 0x")
+    assert len(threads) == len(server.find(r"^(Current t|T)hread 0x[0-9a-f]+ .most recent call first.:$"))
     asyncio.run(until(lambda: sum(map(is_alive, children(server))) == 2))
     assert server.post(samples.update(1)).status == 200
     (bot.directory / "hang").unlink()
