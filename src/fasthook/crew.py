@@ -517,7 +517,10 @@ def _end_group(pid: int) -> None:
     """
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # SIGCHLD is ignored: the system reaps at once
+        return
     if ended and (ended.si_code != os.CLD_EXITED or ended.si_status):
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: none of it is alive
             os.killpg(pid, signal.SIGKILL)
