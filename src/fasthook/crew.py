@@ -41,6 +41,8 @@ _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
 _NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
+_EACH_DUMP = 0.2  # seconds that the stacks of one have to themselves, and the line before them
+_TO_TELL = 0.05  # seconds of these for that line, which a thread writes
 _TO_LEAVE = 10.0  # seconds, behind the drain, for the bot's lifespan to end
 _HURRIED = 1.0  # seconds, instead of that and of the drain, when a stop is hurried
 _POLL = 0.5  # seconds between looks at the source files
@@ -107,12 +109,13 @@ class Crew:
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
         self.at_once = 0  # deaths of workers that were, and handled nothing, since anything was handled
-        self.is_stopping = self._hurried = False
+        self.is_stopping = self._hurried = self._draining = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
         self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()
         self._longest_start = 0.0  # seconds
+        self._dumped = 0.0  # until when stacks are written, by the loop's clock
         self._told_failure = False
         self.trouble = ""  # why no process can be started now
         self._timers: set[asyncio.TimerHandle] = set()
@@ -185,6 +188,7 @@ class Crew:
             return None
 
     def _reap(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
+        _end_group(process.pid)
         code = process.wait()
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(worker.exited, code)
@@ -274,7 +278,7 @@ class Crew:
         if self._hurried:
             seconds = 0.0
         worker.send(Kind.LEAVE, repr(seconds).encode())
-        self._later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
+        worker.later(_HURRIED if self._hurried else seconds + _TO_LEAVE, worker.kill, "it did not leave")
 
     def gone(self, worker: Worker) -> None:
         """The process and its socket have come to their end."""
@@ -286,22 +290,25 @@ class Crew:
             log.warning("%r left: %s", worker, how)
         if worker.counts:
             self._blocks.retire(worker.counts.name)
+        replaces = worker.replaces
+        worker.forget()
+        successor = next((one for one in self.members if one.replaces is worker), None)
+        if successor:
+            successor.replaces = None
         if not self.members:
             self._empty.set()
         if self.is_stopping or worker.retired:
             return
-        successor = next((one for one in self.members if one.replaces is worker), None)
         if successor:
-            successor.replaces = None
             self._blocks.restarts += 1
         elif self._started and not self._started.done() and worker.refused:
             self.is_stopping = True
             self._started.set_exception(worker.refused)
         elif self.reload.brings(worker):
             self.reload.give_up(worker)
-        elif worker.replaces and not worker.ready:
+        elif replaces and not worker.ready:
             self._told_refusal(worker)
-            self._goes_on(worker.replaces, "its successor does not start")
+            self._goes_on(replaces, "its successor does not start")
         else:
             self._replace(worker)
 
@@ -371,6 +378,14 @@ class Crew:
         elif not worker.refused:
             log.error("%r died before it was ready: %s", worker, worker.how)
 
+    def drain(self) -> None:
+        """From now on those that die are replaced, and no others: all leave soon."""
+        self._draining = True
+        for one in list(self.members):
+            if one.replaces and not one.ready:
+                one.replaces = None
+                self.retire(one, 0.0)
+
     async def stop(self, seconds: float) -> None:
         """Tell all to leave, with so many seconds for what they have in hand; kill who does not."""
         self.is_stopping = True
@@ -419,10 +434,20 @@ class Crew:
         self._later(beat, self._beat)
 
     def _end_hung(self, worker: Worker, why: str) -> None:
-        log.error("%r %s: it tells where it is, then it is killed", worker, why)
         worker.killed = f"it {why}"
-        worker.signal(signal.SIGQUIT)  # faulthandler prints the stacks, whatever the interpreter does
-        self._later(_TO_DUMP, worker.kill, "")
+        now = self._loop.time()
+        begins = max(now, self._dumped)  # several at once would be mixed letter by letter
+        self._dumped = begins + _EACH_DUMP
+        if begins > now:
+            worker.later(begins - now, self._dump, worker, why)
+        else:
+            self._dump(worker, why)
+
+    def _dump(self, worker: Worker, why: str) -> None:
+        log.error("%r %s: it tells where it is, then it is killed", worker, why)
+        # faulthandler prints the stacks, whatever the interpreter does
+        worker.later(_TO_TELL, worker.signal, signal.SIGQUIT)
+        worker.later(_TO_DUMP, worker.kill, "")
 
     # ------------------------------------------------------------ new code
 
@@ -437,7 +462,7 @@ class Crew:
 
     def recycle(self, worker: Worker) -> None:
         """Replace one worker: its successor starts first."""
-        if self.is_stopping or worker.retired or self.reload.is_under_way:
+        if self.is_stopping or self._draining or worker.retired or self.reload.is_under_way:
             return
         if any(one.replaces is worker for one in self.members):
             return
@@ -489,3 +514,19 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             ours.close()
         raise SpawnError(f"a worker process cannot be started: {error.strerror}") from None
     return ours, process
+
+
+def _end_group(pid: int) -> None:
+    """Wait for the end of a worker; unless it left by itself, so do the processes that its bot has started.
+
+    They are killed before the worker is reaped: until then no other process can have its number.
+    """
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # SIGCHLD is ignored: the system reaps at once
+        return
+    if ended and (ended.si_code != os.CLD_EXITED or ended.si_status):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: none of it is alive
+            os.killpg(pid, signal.SIGKILL)

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fasthook._core import Shares
 from fasthook.frames import FROM_WORKER, FrameError, Kind, Reader, frame
@@ -20,7 +21,7 @@ from fasthook.ops.blocks import Member
 if TYPE_CHECKING:
     from fasthook.crew import Crew
 
-LOST = 5.0  # seconds between the end of a worker and the end of its socket, whichever comes first
+LOST = 5.0  # seconds between the end of a worker's socket and the end of its process
 _HIGH = 1 << 20  # bytes that are written to a worker in one go
 
 
@@ -60,7 +61,8 @@ class Worker(asyncio.Protocol):
         self.socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._reader = Reader(self._take, FROM_WORKER)
+        self._reader: Reader | None = Reader(self._take, FROM_WORKER)
+        self._timers: list[asyncio.TimerHandle] = []
         self._out: list[bytes] = []
         self._buffered = 0
         self._code: int | None = None
@@ -106,11 +108,26 @@ class Worker(asyncio.Protocol):
             self.killed = why
         self.signal(signal.SIGKILL)
 
+    def later(self, seconds: float, what: Callable[..., object], *arguments: Any) -> None:
+        """Do something then, if it is still there."""
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, what, *arguments))
+
+    def forget(self) -> None:
+        """It is gone: nothing of it waits for a timer or for the garbage collector, which may be long."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self.counts = None
+        self._reader = None
+        self.replaces = None
+
     # ------------------------------------------------------------ from the worker
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none of asyncio's
         self._transport.set_write_buffer_limits(high=_HIGH)
+        if not self.lives:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -122,7 +139,7 @@ class Worker(asyncio.Protocol):
         self._crew.owner.writable()
 
     def data_received(self, data: bytes) -> None:
-        if self._broken:
+        if self._broken or self._reader is None:
             return
         try:
             if self._reader.feed(data):
@@ -142,9 +159,7 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A write that failed ends the transport before that is read which the process wrote before its end.
-        with contextlib.suppress(OSError):
-            while self.socket and (data := self.socket.recv(_HIGH)):
-                self.data_received(data)
+        self._read_all()
         self.socket = None
         self._lost = True
         self._transport = None
@@ -152,19 +167,31 @@ class Worker(asyncio.Protocol):
         self._half_gone()
 
     def exited(self, code: int) -> None:
-        """The process has ended."""
+        """The process has ended; what it wrote before is in the socket, which a child of it may hold open for long."""
         self._code = code
+        self._read_all()
+        self.closed = True
+        self.writable = False
         self._half_gone()
 
+    def _read_all(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.socket and (data := self.socket.recv(_HIGH)):
+                self.data_received(data)
+
     def _half_gone(self) -> None:
-        # The end of the process and of what it wrote come in any order; a process that the bot started may hold the
-        # socket open for long.
+        # The end of the process and of its socket come in any order.
         if self._lost and self._code is not None:
             self._crew.gone(self)
         elif self._lost:
-            asyncio.get_running_loop().call_later(LOST, self.kill, "it closed its socket and went on")
+            self.later(LOST, self.kill, "it closed its socket and went on")
         elif self._transport:
-            asyncio.get_running_loop().call_later(LOST, self._transport.abort)
+            self._transport.abort()
+
+    @property
+    def lives(self) -> bool:
+        """Its process has not ended, as far as is known."""
+        return self._code is None
 
     @property
     def name(self) -> str:

@@ -410,6 +410,8 @@ class Receiver:
         """From now on new updates get 503, and stay with Telegram."""
         if self.running:
             self.gate.draining = True
+            if self.workers:
+                self.workers.crew.drain()
 
     def hurry(self) -> None:
         """Don't wait for what runs any longer."""

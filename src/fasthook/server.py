@@ -157,6 +157,7 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
         notifier.ready()
         if ops_listeners.trouble:
             log.warning("%s", ops_listeners.trouble)
+        stop.serves()
 
     server = _Uvicorn(_config(hook), hook.settings, serves)
     health = Health(hook.receiver, lambda: len(server.server_state.connections))

@@ -48,7 +48,7 @@ class Stop:
         self.failure: Exception | None = None  # why the server stops by itself
         self._starting: asyncio.Task[object] | None = None  # while it does
         self._reading: asyncio.Task[None] | None = None  # while the bots are read again
-        self._reload_wanted = False  # by a SIGHUP during the start
+        self._reload_wanted = False  # since before it served
         self._hook = hook
         self._server = server
         self._health = health
@@ -79,9 +79,13 @@ class Stop:
             return 1
         finally:
             self._starting = None
-        if self._reload_wanted:
-            self._loop.call_soon(self._reload)
         return None
+
+    def serves(self) -> None:
+        """The start has come to its end: what was to be reloaded meanwhile is reloaded now."""
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._reload()
 
     async def end(self) -> int:
         """Drain, and stop the receiver; the exit code."""
@@ -122,8 +126,8 @@ class Stop:
             signal.signal(signal.SIGHUP, self._signalled)
 
     def _reload(self) -> None:
-        if self._starting is not None:
-            self._reload_wanted = True  # what the start has read may be old by now
+        if self._health.starting:
+            self._reload_wanted = True
             return
         workers, bots = self._hook.receiver.workers, self._hook.receiver.bots
         if bots is not None:

@@ -126,7 +126,10 @@ def _set_up(ours: socket.socket) -> SetUp | None:
 
 
 def _watch_door(door: int) -> None:
-    """End this process a while after the door has, whatever the loop does then, and the import, and the lifespan."""
+    """End this process a while after the door has, whatever the loop does then, and the import, and the lifespan.
+
+    While the door lives it ends workers that are blocked: only it knows that not all were stopped for a while.
+    """
     while os.getppid() == door:
         time.sleep(_LOOK)
     faulthandler.dump_traceback_later(2 * _ORPHAN, exit=True)
@@ -303,7 +306,6 @@ class _Work(asyncio.Protocol):
         self.dispatcher.start()
         self._beat = Beat(self._counts)
         signal.signal(signal.SIGTERM, self._asked)
-        self._watch()
         self._files = set(sources())
         self._modules = len(sys.modules)
         self._send(Kind.READY, payload=pack(self._ready | {"files": sorted(self._files)}))
@@ -421,13 +423,6 @@ class _Work(asyncio.Protocol):
 
     def _later(self, seconds: float, what: Callable[[], None]) -> None:
         self._timers[what] = self._loop.call_later(seconds, what)
-
-    def _watch(self) -> None:
-        """End this process if its loop is blocked for long. The door does that earlier, while there is one."""
-        if self._closed.done():
-            return  # it has less time now
-        faulthandler.dump_traceback_later(2 * self._settings.worker_timeout + _ORPHAN, exit=True)
-        self._later(min(self._settings.worker_timeout / 2, 10.0), self._watch)
 
     def _look(self) -> None:
         """Tell of source files that were imported after the start."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from e2e.bot import Bot
 from e2e.process import SECRET, Server
+from e2e.steady import children, until, worker_pids
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
@@ -124,3 +128,33 @@ def test_a_queue_that_is_smaller_after_a_restart_loses_nothing(start: Start, bot
     assert server.stop() == 0
     assert start("--secret", SECRET, "--queue-size", "3").stop() == 0
     assert bot.by_chat == {1: list(range(20))}
+
+
+WAITS = """
+async def waits(update):
+    open(f"begun-{os.getpid()}", "w").close()
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    done(update)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_drain_recycles_no_worker(start: Start, bot: Bot) -> None:
+    """A service manager may tell all processes to stop. One that dies is replaced then, too."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(WAITS)
+    server = start("--secret", SECRET, "--workers", "2", target="bot:waits")
+    for update_id in (1, 2):
+        say(server, update_id, "", chat=update_id)
+    asyncio.run(until(lambda: len(list(bot.directory.glob("begun-*"))) == 2))
+    asked, dies = worker_pids(server)
+    server.signal(signal.SIGTERM)
+    server.until("SIGTERM: stopping")
+    os.kill(asked, signal.SIGTERM)
+    os.kill(dies, signal.SIGKILL)
+    server.until("is ready$", 3)
+    assert len(children(server)) == 2
+    (bot.directory / "go").touch()
+    assert server.wait() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -279,3 +281,61 @@ def test_a_bot_that_writes_to_the_socket(start: Start, bot: Bot, what: str) -> N
     assert not bot.dead
     [line] = server.find("WARNING|ERROR|Traceback")
     assert re.search(r"died: killed, because something else writes to its socket: .+; it had ", line.string)
+
+
+FORKS = """
+worker, child = os.getpid(), os.fork()
+if child == 0:
+    os.closerange(0, 3)
+    __import__("time").sleep(3600)
+    os._exit(0)
+with open(f"child-{child}", "w") as file:
+    file.write(str(worker))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_dead_worker_whose_child_holds_its_socket(start: Start, bot: Bot) -> None:
+    """It is replaced at once, gets nothing more, and its child ends with it."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(FORKS)
+    server = start("--secret", SECRET, "--workers", "2")
+
+    def born() -> list[int]:
+        return [int(one.name.partition("-")[2]) for one in bot.directory.glob("child-*")]
+
+    forked = born()
+    assert len(forked) == 2
+    try:
+        for pid in worker_pids(server):
+            os.kill(pid, signal.SIGKILL)
+        for pid in worker_pids(server):
+            asyncio.run(until(lambda pid=pid: not Path(f"/proc/{pid}").exists()))  # type: ignore[misc]
+        for n in range(1, 4):
+            assert server.post(samples.update(n, chat_id=n)).status == 200
+        asyncio.run(until(lambda: len(bot.handled) == 3))
+        assert len(server.find("died: SIGKILL .*; it had nothing in hand$")) == 2
+        asyncio.run(until(lambda: not any(map(is_alive, forked))))
+        assert server.stop() == 0
+    finally:
+        for child in born():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_pause_of_all_processes_kills_nobody(start: Start, bot: Bot) -> None:
+    """However much longer than --worker-timeout it is: a machine that is suspended, a container that is frozen."""
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "500ms")
+    all_of_them = [server.process.pid, *worker_pids(server)]
+    for pid in all_of_them:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(7)  # a pause is a time
+    for pid in all_of_them:
+        os.kill(pid, signal.SIGCONT)
+    for n in range(20):
+        assert server.post(samples.update(n, chat_id=n)).status == 200
+    asyncio.run(until(lambda: len(bot.handled) == 20))
+    assert server.stop() == 0
+    assert len(worker_pids(server)) == 2
+    assert not server.find("died|Timeout|ERROR")

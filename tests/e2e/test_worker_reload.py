@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,9 @@ def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
     (bot.directory / "hang").touch()
     server.signal(signal.SIGHUP)
     server.until(BROKEN + r"a new worker died before it was ready .killed, because it has not come to the end of its ")
-    server.until(r'File ".*/bot.py", line \d+ in <module>')
+    server.until(r'^  File ".*/bot.py", line \d+ in <module>$', 2)  # of each, one after the other
+    threads = server.find("hread 0x")
+    assert len(threads) == len(server.find(r"^(Current t|T)hread 0x[0-9a-f]+ .most recent call first.:$"))
     asyncio.run(until(lambda: sum(map(is_alive, children(server))) == 2))
     assert server.post(samples.update(1)).status == 200
     (bot.directory / "hang").unlink()
@@ -209,3 +212,59 @@ def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> N
 def is_asleep(pid: int) -> bool:
     """It waits for something: it has said what it had to say."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_workers_that_left_leave_nothing_in_the_door(start: Start, bot: Bot) -> None:
+    """Neither a descriptor nor a mapping, long before the time is over in which they had to leave."""
+    server = start("--secret", SECRET, "--workers", "2", "--queue", "memory:", "--drain-timeout", "60")
+
+    def held() -> tuple[int, int]:
+        place = Path(f"/proc/{server.process.pid}")
+        maps = [line for line in (place / "maps").read_text().splitlines() if ".stats" in line]
+        return len(list((place / "fd").iterdir())), len(maps)
+
+    before = held()
+    assert before[1] == 3  # of the door and of both workers
+    for n in range(5):
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers", n + 1)
+        assert server.post(samples.update(n)).status == 200
+    asyncio.run(until(lambda: len(children(server)) == 2))
+    asyncio.run(until(lambda: held() == before))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        ready = len(worker_pids(server))
+        os.kill(children(server)[0], number)
+        server.until(r"worker \d+ .* is ready$", ready + 1)
+        asyncio.run(until(lambda: len(children(server)) == 2))
+    asyncio.run(until(lambda: held() == before))
+    assert server.stop() == 0
+
+
+STARTS_SLOWLY = """
+with open(f"door-{os.getpid()}", "w") as file:
+    file.write(str(os.getppid()))
+while not os.path.exists("go"):
+    __import__("time").sleep(0.01)
+"""
+
+
+def test_a_hang_up_during_the_start_is_followed_after_it(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(STARTS_SLOWLY)
+
+    def doors() -> list[str]:
+        return [one.read_text() for one in bot.directory.glob("door-*")]
+
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(start, "--secret", SECRET, "--workers", "2")
+        try:
+            asyncio.run(until(lambda: len(list(filter(None, doors()))) == 2))
+            os.kill(int(doors()[0]), signal.SIGHUP)
+        finally:
+            (bot.directory / "go").touch()
+        server = starting.result()
+    server.until("reloaded: workers 3, 4 take over")
+    assert server.post(samples.update(1)).status == 200
+    assert server.stop() == 0
+    assert len(bot.handled) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,24 @@ def test_a_head_without_an_end(serve: Serve) -> None:
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             stranger.sendall(b"a" * LARGEST_HEAD * 1000)
     assert ops.ask("/healthz").status == 200
+
+
+def test_strangers_that_ask_much_and_do_not_read(serve: Serve) -> None:
+    """They are as many as there is room for, and who asks is answered beside them; in the end they are cut off."""
+    server, ops = serve()
+    assert ops.ask("/healthz").status == 200
+    before = descriptors(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST + 8):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            one.settimeout(PATIENCE)
+            one.connect(ops.address)
+            one.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+        for _ in range(5):
+            for path in ("/healthz", "/readyz", "/metrics"):
+                assert ops.ask(path).status == 200
+        end = time.monotonic() + PATIENCE
+        while descriptors(server) > before:
+            assert time.monotonic() < end
+            time.sleep(0.1)

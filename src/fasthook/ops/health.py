@@ -66,7 +66,8 @@ class Health:
 
 def _without_workers(crew: Crew) -> list[Reason]:
     """No worker takes updates now: dead ones are being replaced, or the loops of all are blocked."""
-    able = [worker for worker in list(crew.members) if worker.ready and not worker.retired and not worker.killed]
+    ready = [worker for worker in list(crew.members) if worker.ready and worker.lives]
+    able = [worker for worker in ready if not worker.retired and not worker.killed]
     if any(worker.blocked() <= _BLOCKED for worker in able):
         return []
     words = f"the event loops of all {len(able)} are blocked" if able else crew.trouble or "new ones are being started"

@@ -235,6 +235,7 @@ async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, tak
         ops.hurry()
         _announce(hook.settings, ops_listeners)
         notifier.ready()
+        stop.serves()
         code = await _poll(hook, ends, stop, notifier)
     if stop.failure:
         raise stop.failure
