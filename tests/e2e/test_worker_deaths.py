@@ -163,7 +163,7 @@ async def dies(update):
 
 
 def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot: Bot) -> None:
-    """Only workers that die one after the other, and nobody handles anything meanwhile, do."""
+    """Only workers that die by themselves one after the other, and nobody handles anything meanwhile, do."""
     with (bot.directory / "bot.py").open("a") as file:
         file.write(DIES)
     server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
@@ -180,6 +180,22 @@ def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot
         asyncio.run(until(lambda more=more: len(bot.handled) == 4 + more))  # type: ignore[misc]
     assert len(server.find("died: SIGABRT")) == 6
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("updates", "chats"), [(3, 1), (6, 6)])
+def test_crashes_one_after_the_other_do_not_stop_the_server(start: Start, bot: Bot, updates: int, chats: int) -> None:
+    """Each becomes a dead letter, though nothing is handled between them."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(DIES)
+    (bot.directory / "go").touch()
+    server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
+    for n in range(updates):
+        assert server.post(samples.update(n, chat_id=n % chats, text="crash")).status == 200
+    server.until("is a dead letter after 1 attempts: crashed the worker", updates)
+    assert server.post(samples.update(100, chat_id=0)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [100]
+    assert sorted(letter.reason for letter in bot.dead) == ["crashed the worker"] * updates
 
 
 def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:
