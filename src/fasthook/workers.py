@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from struct import error as StructError
 from typing import Any
@@ -41,8 +41,8 @@ class Workers(Lanes):
     """The front door's dispatcher when the bot runs in processes of its own.
 
     A chat stays with a worker while it has updates in hand or waiting; an idle one goes to the worker that has least
-    to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
-    second death with nothing beside it, so that it brings down no more than it must.
+    to do. What was begun when a worker died is under suspicion: it goes to one worker alone of all, and after a second
+    death with nothing beside it, so that it brings down no more than it must.
 
     Several bots share the window of each worker; a bot keeps its place there until its reply is sent.
 
@@ -369,7 +369,8 @@ class Workers(Lanes):
         """What a dead worker had in hand is delivered again, first and in order."""
         self._part(worker)
         lanes = list(worker.in_hand.values())
-        for lane in lanes[: worker.begun - worker.ran]:  # it takes them in the order in which it gets them
+        begun = worker.begun - worker.ran
+        for lane in lanes[:begun]:  # it takes them in the order in which it gets them
             lane.first.since = -1.0
         worker.in_hand.clear()
         worker.suspects = 0
@@ -378,9 +379,10 @@ class Workers(Lanes):
         if not lanes:
             return
         for lane in lanes:
+            lane.worker = None
+        for lane in _firsts(lanes, begun) or lanes:
             delivery = lane.first
             delivery.deaths += 1
-            lane.worker = None
             if delivery.deaths >= _DEATHS:
                 delivery.failure = GaveUp(
                     f"{delivery.deaths} workers died with it in hand, the last: {how}", "crashed the worker"
@@ -419,6 +421,17 @@ def _has_room(worker: Worker, bot: int) -> bool:
         and len(worker.in_hand) < worker.window
         and (worker.shares is None or worker.shares.has_room(bot))
     )
+
+
+def _firsts(lanes: list[Lane], begun: int) -> list[Lane]:
+    """Those that a worker may have begun, when it has begun so many: each bot's in order, but the bots take turns."""
+    rank: Counter[int] = Counter()
+    found = []
+    for lane in lanes:
+        rank[lane.bot] += 1
+        if rank[lane.bot] <= begun:
+            found.append(lane)
+    return found
 
 
 def _in_hand(lanes: list[Lane]) -> str:

@@ -117,6 +117,35 @@ def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
     assert not server.find("block$|'block'")
 
 
+SPINS = """
+async def spins(update):
+    text = update["message"]["text"]
+    open("begun %d" % update.update_id, "w").close()
+    while text in ("spin", "wait") and not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    while text == "spin":
+        pass
+    done(update)
+"""
+
+
+def test_what_is_behind_an_update_that_blocks_waits_for_one_death(start: Start, bot: Bot) -> None:
+    """It was not begun: it is not suspected, and another worker handles it."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(SPINS)
+    options = ("--workers", "2", "--concurrency", "1", "--worker-timeout", "1")
+    server = start("--secret", SECRET, *options, target="bot:spins")
+    for n, text in enumerate(["spin", "wait", "behind", "behind"]):  # one is begun, and one more in each worker's hand
+        assert server.post(samples.update(n, chat_id=n, text=text)).status == 200
+    asyncio.run(until(lambda: {file.name for file in bot.directory.glob("begun *")} == {"begun 0", "begun 1"}))
+    (bot.directory / "go").touch()
+    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2, 3]
+    had = [found[1] for found in server.find("died: .* it had in hand, and they are delivered again: (.*)")]
+    assert had == ["2 updates 0, 2", "update 0", "update 0"]
+
+
 def test_a_stopped_worker_is_replaced(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "300ms")
     stopped = worker_pids(server)[0]
@@ -178,7 +207,7 @@ def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot
         more += 1
         assert server.post(samples.update(100 + more, chat_id=more)).status == 200
         asyncio.run(until(lambda more=more: len(bot.handled) == 4 + more))  # type: ignore[misc]
-    assert len(server.find("died: SIGABRT")) == 6
+    assert len(server.find("died: SIGABRT")) == 9  # one with all four, then two with each
     assert server.stop() == 0
 
 
