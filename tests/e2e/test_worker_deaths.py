@@ -227,6 +227,62 @@ def test_crashes_one_after_the_other_do_not_stop_the_server(start: Start, bot: B
     assert sorted(letter.reason for letter in bot.dead) == ["crashed the worker"] * updates
 
 
+LONG = """
+begun = []
+
+async def long(update):
+    begun.append(update.update_id)
+    os.write(record, b"begun\\n")
+    seconds = 0.0
+    while update["message"]["text"] == "late":
+        await asyncio.sleep(0.01)
+        seconds += 0.01
+        if len(begun) > 2 or seconds > 4.0:
+            os.abort()
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    done(update)
+"""
+
+
+def test_long_handlers_run_beside_each_other_after_two_deaths(start: Start, bot: Bot) -> None:
+    """Not each to its end before the next begins: they did no harm."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LONG)
+    server = start("--secret", SECRET, "--workers", *ONE, target="bot:long")
+    for n in range(5):
+        assert server.post(samples.update(n, chat_id=n)).status == 200
+    for runs in (5, 10, 15):
+        asyncio.run(until(lambda runs=runs: (bot.directory / "handled").read_text().count("begun") == runs))  # type: ignore[misc]
+        if runs < 15:
+            os.kill(worker_pids(server)[-1], signal.SIGKILL)
+    assert server.post(samples.update(5, chat_id=5)).status == 200
+    asyncio.run(until(lambda: (bot.directory / "handled").read_text().count("begun") == 16))
+    (bot.directory / "go").touch()
+    assert server.stop() == 0
+    assert sorted((bot.directory / "handled").read_text().replace("begun\n", "").split("\n")[:-1]) == [
+        f"{n} {n} message 1" for n in range(6)
+    ]
+    assert not bot.dead
+
+
+def test_an_update_that_crashes_late_buries_no_other(start: Start, bot: Bot) -> None:
+    """When it has run alone for a while others are begun beside it; with these it is not yet a dead letter."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LONG)
+    server = start("--secret", SECRET, "--workers", *ONE, target="bot:long")
+    for n in range(5):
+        assert server.post(samples.update(n, chat_id=n, text="" if n else "late")).status == 200
+    server.until("died: SIGABRT", 3)
+    (bot.directory / "go").touch()
+    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("4 workers died with it in hand, the last: SIGABRT")
+    assert server.stop() == 0
+    assert [letter.raw for letter in bot.dead] == [samples.update(0, chat_id=0, text="late")]
+    lines = set((bot.directory / "handled").read_text().splitlines()) - {"begun"}
+    assert lines == {f"{n} {n} message 1" for n in range(1, 5)}
+
+
 def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:
     with (bot.directory / "bot.py").open("a") as file:
         file.write(HANGS)
