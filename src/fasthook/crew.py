@@ -33,7 +33,7 @@ from fasthook.worker import SetUp
 
 log = logging.getLogger("fasthook.workers")
 
-_AT_ONCE = 5.0  # seconds: a worker that ends sooner, and has handled nothing, has died at once
+_AT_ONCE = 5.0  # seconds: a worker that ends sooner, and has begun nothing, has died at once
 _IN_A_ROW = 5  # deaths at once that stop the server
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at once is replaced
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
@@ -108,7 +108,7 @@ class Crew:
         self._settings = settings
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
-        self.at_once = 0  # deaths of workers that were, and handled nothing, since anything was handled
+        self.at_once = 0  # deaths of workers that were, and began nothing, since anything was handled
         self.is_stopping = self._hurried = self._draining = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
@@ -284,6 +284,7 @@ class Crew:
         """The process and its socket have come to their end."""
         self.members.remove(worker)
         how = worker.how
+        blames = worker.begun > worker.ran or (worker.counts is None and bool(worker.in_hand))
         if not worker.retired or worker.in_hand:
             self.owner.ended(worker, how or "it left early")
         elif how and worker.ready:
@@ -310,14 +311,17 @@ class Crew:
             self._told_refusal(worker)
             self._goes_on(replaces, "its successor does not start")
         else:
-            self._replace(worker)
+            self._replace(worker, blames)
 
     def _goes_on(self, worker: Worker, why: str) -> None:
         log.error("%r goes on: %s", worker, why)
         worker.limit = worker.given + (self._settings.max_requests or 1000)
 
-    def _replace(self, worker: Worker) -> None:
-        """Start a successor, later the more have died at once; after five of these in a row stop the server."""
+    def _replace(self, worker: Worker, blames: bool) -> None:
+        """Start a successor, later the more have died at once; after five of these in a row stop the server.
+
+        `blames`: an update that it had begun may have been its end. Such deaths end with a dead letter.
+        """
         pause = 0.0
         others = any(one.ready for one in self.members)
         if (worker.refused or worker.late) and others:
@@ -330,7 +334,7 @@ class Crew:
             self._unready += 1
             pause = _FIRST_PAUSE * 2 ** (self._unready - 1)
             self.owner.not_replaced()
-        elif not worker.finished and not worker.killed and monotonic() - worker.born < _AT_ONCE:
+        elif not (worker.finished or worker.killed or blames) and monotonic() - worker.born < _AT_ONCE:
             self.at_once += 1
             pause = _FIRST_PAUSE * 2 ** (self.at_once - 1)
         starts = (worker.refused and self.members) or (worker.late and others)

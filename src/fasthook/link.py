@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fasthook.crew import Crew
 
 LOST = 5.0  # seconds between the end of a worker's socket and the end of its process
+_ROUND = 0.2  # seconds by which the beat of a loop that isn't blocked may be overdue
 _HIGH = 1 << 20  # bytes that are written to a worker in one go
 
 
@@ -43,7 +44,8 @@ class Worker(asyncio.Protocol):
         self.waiting: dict[int, deque[Lane]] = {}  # by bot, of chats that belong to it, while it has no room
         self.shares: Shares | None = None  # of its window, where there are several bots
         self.suspects = 0  # in hand, of those that were in hand when another died
-        self.alone = False  # what it has in hand may have nothing beside it
+        self.alone = 0  # the delivery that nothing may be begun beside now, if there is one
+        self.cleared: set[int] = set()  # deliveries that were, and did no harm for a while
         self.given = 0
         self.finished = 0
         self.ran = 0  # of them, those that were not given back
@@ -202,6 +204,13 @@ class Worker(asyncio.Protocol):
     def begun(self) -> int:
         """Runs of the handler that it has begun; 0 if they are not counted."""
         return self.counts.runs() if self.counts else 0
+
+    @property
+    def runs_all(self) -> bool:
+        """It has begun all that it has in hand, as far as that is counted, and its event loop comes round."""
+        if self.counts and self.begun - self.ran < len(self.in_hand):
+            return False
+        return not self.quiet and self.blocked() < _ROUND
 
     def blocked(self) -> float:
         """For how long its event loop has not come round, s. Any thread may ask."""

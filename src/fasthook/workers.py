@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from struct import error as StructError
 from typing import Any
@@ -30,8 +30,9 @@ from fasthook.telegram.files import is_packed, unpacked
 log = logging.getLogger("fasthook.workers")
 
 _SOON = 5.0  # seconds that what a dead worker had in hand waits for its successor, or longer where starts are slow
-_DEATHS = 3  # of workers with an update in hand, before it is a dead letter
-_ALONE = 2  # deaths after which an update is handled with no other beside it
+_DEATHS = 3  # of workers with an update in hand, the last with no other, before it is a dead letter
+_ALONE = 2  # deaths after which an update is begun with no other beside it
+_HARMLESS = 1.0  # seconds that such a one runs before the next is begun beside it; after one more death it is to end
 _BURIAL = 10.0  # seconds that a stop waits for dead letters being written
 _TOLD = 20  # ids of updates in a log line
 _BEFORE = HEAD.size + UPDATE.size
@@ -41,8 +42,8 @@ class Workers(Lanes):
     """The front door's dispatcher when the bot runs in processes of its own.
 
     A chat stays with a worker while it has updates in hand or waiting; an idle one goes to the worker that has least
-    to do. What was in hand when a worker died is under suspicion: it goes to one worker alone of all, and after a
-    second death with nothing beside it, so that it brings down no more than it must.
+    to do. What was begun when a worker died is under suspicion: it goes to one worker alone of all, and after a second
+    death with nothing beside it, for a while or to its end, so that it brings down no more than it must.
 
     Several bots share the window of each worker; a bot keeps its place there until its reply is sent.
 
@@ -236,18 +237,34 @@ class Workers(Lanes):
                 return
             self._quarantine = worker
         while self._suspects and _has_room(worker, self._suspects[0].bot):
-            alone = self._suspects[0].first.deaths >= _ALONE
+            deaths = self._suspects[0].first.deaths
+            alone = deaths >= _ALONE
             if alone and not worker.closed:
                 self._close(worker)
-            if worker.alone or (alone and worker.in_hand):
+            if worker.alone or (alone and worker.in_hand.keys() - (worker.cleared if deaths < _DEATHS else ())):
                 return
             worker.suspects += 1
-            worker.alone = alone
             self._give(worker, self._suspects.popleft())
+            if alone:
+                worker.alone = self._number
+                if deaths < _DEATHS:
+                    self._loop.call_later(_HARMLESS, self._clear, worker, worker.alone)
         if not self._suspects and not worker.suspects:
             self._quarantine = None
             if not worker.retired:
                 worker.closed = False
+
+    def _clear(self, worker: Worker, number: int) -> None:
+        """An update that ran alone for a while has done no harm: the next may be begun beside it."""
+        if worker.alone != number:
+            return
+        if not worker.runs_all:
+            self._loop.call_later(_HARMLESS, self._clear, worker, number)
+            return
+        worker.alone = 0
+        worker.cleared.add(number)
+        worker.suspects -= 1
+        self._wake()
 
     def _close(self, worker: Worker) -> None:
         """Give a worker nothing more; the chats that wait for it may go to another."""
@@ -265,9 +282,12 @@ class Workers(Lanes):
         lane = worker.in_hand.pop(number, None)
         if lane is None:
             return
-        if worker.suspects and lane.first.deaths:
+        if number in worker.cleared:
+            worker.cleared.remove(number)
+        elif worker.suspects and lane.first.deaths:
             worker.suspects -= 1
-            worker.alone = False
+            if number == worker.alone:
+                worker.alone = 0
         if self.crew.at_once and kind != Kind.BACK:
             self.crew.at_once = 0  # something was handled since
         keeps = False
@@ -369,19 +389,22 @@ class Workers(Lanes):
         """What a dead worker had in hand is delivered again, first and in order."""
         self._part(worker)
         lanes = list(worker.in_hand.values())
-        for lane in lanes[: worker.begun - worker.ran]:  # it takes them in the order in which it gets them
+        begun = worker.begun - worker.ran
+        for lane in lanes[:begun]:  # it takes them in the order in which it gets them
             lane.first.since = -1.0
         worker.in_hand.clear()
-        worker.suspects = 0
+        worker.suspects = worker.alone = 0
         if worker.ready:
             log.error("%r died: %s; %s", worker, how, _in_hand(lanes))
         if not lanes:
             return
         for lane in lanes:
+            lane.worker = None
+        suspects = _firsts(lanes, begun) or lanes
+        for lane in suspects:
             delivery = lane.first
             delivery.deaths += 1
-            lane.worker = None
-            if delivery.deaths >= _DEATHS:
+            if delivery.deaths >= _DEATHS and len(suspects) == 1:  # else all of them are to be handled alone
                 delivery.failure = GaveUp(
                     f"{delivery.deaths} workers died with it in hand, the last: {how}", "crashed the worker"
                 )
@@ -419,6 +442,17 @@ def _has_room(worker: Worker, bot: int) -> bool:
         and len(worker.in_hand) < worker.window
         and (worker.shares is None or worker.shares.has_room(bot))
     )
+
+
+def _firsts(lanes: list[Lane], begun: int) -> list[Lane]:
+    """Those that a worker may have begun, when it has begun so many: each bot's in order, but the bots take turns."""
+    rank: Counter[int] = Counter()
+    found = []
+    for lane in lanes:
+        rank[lane.bot] += 1
+        if rank[lane.bot] <= begun:
+            found.append(lane)
+    return found
 
 
 def _in_hand(lanes: list[Lane]) -> str:

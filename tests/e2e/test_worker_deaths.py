@@ -119,6 +119,35 @@ def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
     assert not server.find("block$|'block'")
 
 
+SPINS = """
+async def spins(update):
+    text = update["message"]["text"]
+    open("begun %d" % update.update_id, "w").close()
+    while text in ("spin", "wait") and not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    while text == "spin":
+        pass
+    done(update)
+"""
+
+
+def test_what_is_behind_an_update_that_blocks_waits_for_one_death(start: Start, bot: Bot) -> None:
+    """It was not begun: it is not suspected, and another worker handles it."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(SPINS)
+    options = ("--workers", "2", "--concurrency", "1", "--worker-timeout", "1")
+    server = start("--secret", SECRET, *options, target="bot:spins")
+    for n, text in enumerate(["spin", "wait", "behind", "behind"]):  # one is begun, and one more in each worker's hand
+        assert server.post(samples.update(n, chat_id=n, text=text)).status == 200
+    asyncio.run(until(lambda: {file.name for file in bot.directory.glob("begun *")} == {"begun 0", "begun 1"}))
+    (bot.directory / "go").touch()
+    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    assert server.stop() == 0
+    assert sorted(one.update_id for one in bot.handled) == [1, 2, 3]
+    had = [found[1] for found in server.find("died: .* it had in hand, and they are delivered again: (.*)")]
+    assert had == ["2 updates 0, 2", "update 0", "update 0"]
+
+
 def test_a_stopped_worker_is_replaced(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "300ms")
     stopped = worker_pids(server)[0]
@@ -165,7 +194,7 @@ async def dies(update):
 
 
 def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot: Bot) -> None:
-    """Only workers that die one after the other, and nobody handles anything meanwhile, do."""
+    """Only workers that die by themselves one after the other, and nobody handles anything meanwhile, do."""
     with (bot.directory / "bot.py").open("a") as file:
         file.write(DIES)
     server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
@@ -180,8 +209,80 @@ def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot
         more += 1
         assert server.post(samples.update(100 + more, chat_id=more)).status == 200
         asyncio.run(until(lambda more=more: len(bot.handled) == 4 + more))  # type: ignore[misc]
-    assert len(server.find("died: SIGABRT")) == 6
+    assert len(server.find("died: SIGABRT")) == 9  # one with all four, then two with each
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("updates", "chats"), [(3, 1), (6, 6)])
+def test_crashes_one_after_the_other_do_not_stop_the_server(start: Start, bot: Bot, updates: int, chats: int) -> None:
+    """Each becomes a dead letter, though nothing is handled between them."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(DIES)
+    (bot.directory / "go").touch()
+    server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
+    for n in range(updates):
+        assert server.post(samples.update(n, chat_id=n % chats, text="crash")).status == 200
+    server.until("is a dead letter after 1 attempts: crashed the worker", updates)
+    assert server.post(samples.update(100, chat_id=0)).status == 200
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled] == [100]
+    assert sorted(letter.reason for letter in bot.dead) == ["crashed the worker"] * updates
+
+
+LONG = """
+begun = []
+
+async def long(update):
+    begun.append(update.update_id)
+    os.write(record, b"begun\\n")
+    seconds = 0.0
+    while update["message"]["text"] == "late":
+        await asyncio.sleep(0.01)
+        seconds += 0.01
+        if len(begun) > 2 or seconds > 4.0:
+            os.abort()
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    done(update)
+"""
+
+
+def test_long_handlers_run_beside_each_other_after_two_deaths(start: Start, bot: Bot) -> None:
+    """Not each to its end before the next begins: they did no harm."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LONG)
+    server = start("--secret", SECRET, "--workers", *ONE, target="bot:long")
+    for n in range(5):
+        assert server.post(samples.update(n, chat_id=n)).status == 200
+    for runs in (5, 10, 15):
+        asyncio.run(until(lambda runs=runs: (bot.directory / "handled").read_text().count("begun") == runs))  # type: ignore[misc]
+        if runs < 15:
+            os.kill(worker_pids(server)[-1], signal.SIGKILL)
+    assert server.post(samples.update(5, chat_id=5)).status == 200
+    asyncio.run(until(lambda: (bot.directory / "handled").read_text().count("begun") == 16))
+    (bot.directory / "go").touch()
+    assert server.stop() == 0
+    assert sorted((bot.directory / "handled").read_text().replace("begun\n", "").split("\n")[:-1]) == [
+        f"{n} {n} message 1" for n in range(6)
+    ]
+    assert not bot.dead
+
+
+def test_an_update_that_crashes_late_buries_no_other(start: Start, bot: Bot) -> None:
+    """When it has run alone for a while others are begun beside it; with these it is not yet a dead letter."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LONG)
+    server = start("--secret", SECRET, "--workers", *ONE, target="bot:long")
+    for n in range(5):
+        assert server.post(samples.update(n, chat_id=n, text="" if n else "late")).status == 200
+    server.until("died: SIGABRT", 3)
+    (bot.directory / "go").touch()
+    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("4 workers died with it in hand, the last: SIGABRT")
+    assert server.stop() == 0
+    assert [letter.raw for letter in bot.dead] == [samples.update(0, chat_id=0, text="late")]
+    lines = set((bot.directory / "handled").read_text().splitlines()) - {"begun"}
+    assert lines == {f"{n} {n} message 1" for n in range(1, 5)}
 
 
 def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:

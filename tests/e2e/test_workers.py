@@ -239,23 +239,56 @@ def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> Non
     assert "serves" not in said
 
 
-@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
-def test_workers_that_die_at_once_stop_the_server(start: Start, bot: Bot, queue: str) -> None:
-    """And what was accepted is kept."""
-    dies = "\n\nasync def dies(update):\n    os.kill(os.getpid(), 11)\n"
+ENDS = """
+import contextlib
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    def look():
+        if os.path.exists("end"):
+            os.kill(os.getpid(), 11)
+        loop.call_later(0.1, look)
+
+    if os.path.exists("end at start"):
+        os.kill(os.getpid(), 11)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.1, look)
+    yield
+"""
+
+
+def test_workers_that_die_at_once_stop_the_server(start: Start, bot: Bot) -> None:
+    """When they are ready, by themselves."""
     with (bot.directory / "bot.py").open("a") as file:
-        file.write(dies)
-    server = start("--secret", SECRET, "--workers", "2", "--queue", queue, target="bot:dies")
-    for update_id in range(20):
-        if server.process.poll() is None:
-            server.post(samples.update(update_id, chat_id=update_id))
+        file.write(ENDS)
+    server = start("--secret", SECRET, "--workers", "2", env={"HELD": "5"})
+    assert server.post(samples.update(1, chat_id=5)).status == 200
+    (bot.directory / "end").touch()
     assert server.wait() == 1
     server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
-    left = int(server.until(r"(\d+) updates are not handled yet: they are kept")[1])
+    (bot.directory / "end").unlink()
+    assert start("--secret", SECRET).stop() == 0
+    assert len(bot.handled) + len(bot.dead) == 1
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
+def test_workers_that_do_not_start_any_more_stop_the_server(start: Start, bot: Bot, queue: str) -> None:
+    """And what was accepted is kept."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(ENDS)
+    server = start("--secret", SECRET, "--workers", "2", "--queue", queue, env={"HELD": "5"})
+    for update_id in range(20):
+        assert server.post(samples.update(update_id, chat_id=5)).status == 200
+    (bot.directory / "end at start").touch()
+    for pid in worker_pids(server):
+        os.kill(pid, signal.SIGKILL)
+    assert server.wait() == 1
+    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    server.until("20 updates are not handled yet: they are kept")
+    (bot.directory / "end at start").unlink()
     assert start("--secret", SECRET, "--queue", queue).stop() == 0
-    assert len(bot.handled) == left
-    assert {letter.reason for letter in bot.dead} <= {"crashed the worker"}
-    assert left + len(bot.dead) == 20
+    assert bot.by_chat == {5: list(range(20))}
+    assert not bot.dead
 
 
 def test_the_tools_see_what_workers_have_in_hand(start: Start, bot: Bot) -> None:
