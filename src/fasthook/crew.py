@@ -35,6 +35,7 @@ log = logging.getLogger("fasthook.workers")
 
 _AT_ONCE = 5.0  # seconds: a worker that ends sooner, and has begun nothing, has died at once
 _IN_A_ROW = 5  # deaths at once that stop the server
+_CRASHES = 30  # deaths with an update in hand that do so: ten updates that crash their workers
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at once is replaced
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
@@ -109,6 +110,7 @@ class Crew:
         self._told = SetUp(target, settings, answers, blocks.layout, os.getpid(), dict(enumerate(bots, 1)))
         self._unready = 0  # deaths in a row of workers that were not ready
         self.at_once = 0  # deaths of workers that were, and began nothing, since anything was handled
+        self.crashes = 0  # deaths of those that had begun something, since then
         self.is_stopping = self._hurried = self._draining = False
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
@@ -320,7 +322,8 @@ class Crew:
     def _replace(self, worker: Worker, blames: bool) -> None:
         """Start a successor, later the more have died at once; after five of these in a row stop the server.
 
-        `blames`: an update that it had begun may have been its end. Such deaths end with a dead letter.
+        `blames`: an update that it had begun may have been its end. Such deaths end with a dead letter, so that more
+        of them are borne; but not without end, where the bot crashes whatever it is given.
         """
         pause = 0.0
         others = any(one.ready for one in self.members)
@@ -337,13 +340,17 @@ class Crew:
         elif not (worker.finished or worker.killed or blames) and monotonic() - worker.born < _AT_ONCE:
             self.at_once += 1
             pause = _FIRST_PAUSE * 2 ** (self.at_once - 1)
+        elif blames:
+            self.crashes += 1
         starts = (worker.refused and self.members) or (worker.late and others)
         died = max(self.at_once, 0 if starts else self._unready)
-        if died >= _IN_A_ROW:
+        if died >= _IN_A_ROW or self.crashes >= _CRASHES:
             why = str(worker.refused) if worker.refused else f"the last: {worker.how}"
+            what = "died at once" if died >= _IN_A_ROW else "died of what they were given"
             error = WorkersError(
-                f"{_IN_A_ROW} workers in a row died at once ({why})", 1, worker.refused.trace if worker.refused else ""
-            )
+                f"{max(died, self.crashes)} workers in a row {what} ({why})", 1,
+                worker.refused.trace if worker.refused else "",
+            )  # fmt: skip
             self.is_stopping = True
             if self._started and not self._started.done():
                 self._started.set_exception(error)

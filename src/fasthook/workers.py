@@ -288,8 +288,8 @@ class Workers(Lanes):
             worker.suspects -= 1
             if number == worker.alone:
                 worker.alone = 0
-        if self.crew.at_once and kind != Kind.BACK:
-            self.crew.at_once = 0  # something was handled since
+        if kind != Kind.BACK:
+            self.crew.at_once = self.crew.crashes = 0  # something was handled since
         keeps = False
         if kind == Kind.DONE:
             if result is not None:

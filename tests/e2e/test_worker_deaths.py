@@ -229,6 +229,18 @@ def test_crashes_one_after_the_other_do_not_stop_the_server(start: Start, bot: B
     assert sorted(letter.reason for letter in bot.dead) == ["crashed the worker"] * updates
 
 
+def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, bot: Bot) -> None:
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(DIES)
+    (bot.directory / "go").touch()
+    server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
+    for n in range(20):
+        assert server.post(samples.update(n, chat_id=1, text="crash")).status == 200
+    assert server.wait() == 1
+    server.until(r"30 workers in a row died of what they were given \(the last: SIGABRT\)")
+    assert [letter.update_id for letter in bot.dead] == list(range(10))
+
+
 LONG = """
 begun = []
 
