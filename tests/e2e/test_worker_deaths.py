@@ -238,7 +238,7 @@ def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, 
         assert server.post(samples.update(n, chat_id=1, text="crash")).status == 200
     assert server.wait() == 1
     server.until(r"30 workers in a row died of what they were given \(the last: SIGABRT\)")
-    assert [letter.update_id for letter in bot.dead] == list(range(10))
+    assert [letter.reason for letter in bot.dead] == ["crashed the worker"] * 10
 
 
 LONG = """
