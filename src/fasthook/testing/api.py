@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,10 @@ class ApiServer:
         """End: what waits for its answer is not kept for longer than a second."""
         self._closing.set()
         if self._server is not None:
-            self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
+            await hang_up(self._server, self._state)
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=1)
+        await ended(self._state)
 
     async def _call(self, request: Request) -> Response:
         account = self._simulator.find(request.path_params["token"])
@@ -100,6 +100,29 @@ class ApiServer:
         if data is None:
             return _response(Answer.refused(_NOT_FOUND))
         return Response(data, media_type="application/octet-stream")
+
+
+async def hang_up(server: asyncio.Server, state: ServerState) -> None:
+    """Take no more connections, and end each of those there are: at once, or when its request is answered."""
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # Windows' loop has no readers
+            loop.remove_reader(listener)
+    # Three turns after its accept a connection is known; one whose server is closed before is forgotten by asyncio, and
+    # its socket stays open (CPython's issue 109564).
+    for _ in range(3):
+        await asyncio.sleep(0)
+    server.close()
+    for connection in list(state.connections):
+        connection.shutdown()
+
+
+async def ended(state: ServerState) -> None:
+    """Wait until every connection has ended, for a second at most."""
+    for _ in range(1000):
+        if not state.connections:
+            break
+        await asyncio.sleep(0.001)
 
 
 class _Silent(Response):

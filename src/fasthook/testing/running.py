@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fasthook.asgi import Hook
+from fasthook.testing.api import ended, hang_up
 from fasthook.testing.calls import Call, Fault
 from fasthook.testing.chats import PHOTO, Chat, User
 from fasthook.testing.limits import Limits
@@ -244,10 +245,9 @@ class RunningBot:
         return port
 
     async def _stop(self) -> None:
-        self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
+        await hang_up(self._server, self._state)
         await self.hook.receiver.stop()
+        await ended(self._state)
 
     def stop(self) -> None:
         """Stop as `fasthook run` does: running handlers finish first."""
