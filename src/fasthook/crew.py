@@ -112,6 +112,7 @@ class Crew:
         self.at_once = 0  # deaths of workers that were, and began nothing, since anything was handled
         self.crashes = 0  # deaths of those that had begun something, since then
         self.is_stopping = self._hurried = self._draining = False
+        self.ends_badly = False  # a worker could not leave in order at the stop
         self._started: asyncio.Future[None] | None = None
         self.reload = Reload(self)
         self.sources = Sources()
@@ -190,10 +191,10 @@ class Crew:
             return None
 
     def _reap(self, worker: Worker, process: subprocess.Popen[bytes]) -> None:
-        _end_group(process.pid)
-        code = process.wait()
+        _await_end(process)
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(worker.exited, code)
+            # Reaped where it is signalled: until then no other process can have its number.
+            self._loop.call_soon_threadsafe(lambda: worker.exited(process.wait()))
 
     async def _connect(self, worker: Worker, ours: socket.socket, told: SetUp) -> None:
         ours.setblocking(False)
@@ -290,6 +291,7 @@ class Crew:
         if not worker.retired or worker.in_hand:
             self.owner.ended(worker, how or "it left early")
         elif how and worker.ready:
+            self.ends_badly = self.ends_badly or (self.is_stopping and not worker.killed)
             log.warning("%r left: %s", worker, how)
         if worker.counts:
             self._blocks.retire(worker.counts.name)
@@ -527,17 +529,18 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     return ours, process
 
 
-def _end_group(pid: int) -> None:
+def _await_end(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end of a worker; unless it left by itself, so do the processes that its bot has started.
 
     They are killed before the worker is reaped: until then no other process can have its number.
     """
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        process.wait()
         return
     try:
-        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:  # SIGCHLD is ignored: the system reaps at once
         return
     if ended and (ended.si_code != os.CLD_EXITED or ended.si_status):
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: none of it is alive
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)

@@ -89,6 +89,7 @@ class Stop:
 
     async def end(self) -> int:
         """Drain, and stop the receiver; the exit code."""
+        workers = self._hook.receiver.workers
         try:
             await self._hook.receiver.stop(self.left())
         except QueueError as error:
@@ -98,7 +99,7 @@ class Stop:
             with redacted(self._hook.settings.token):
                 tell_end(error)
             return 1
-        return 0
+        return 1 if workers is not None and workers.crew.ends_badly else 0
 
     def left(self) -> float:
         """Seconds of the drain that are left."""

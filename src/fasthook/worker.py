@@ -155,13 +155,13 @@ def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     with contextlib.ExitStack() as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for token in bots.tokens:
             logs.enter_context(redacted(token))
-        stuck = runner.run(_serve(ours, made, bots, counts))
+        stuck, code = runner.run(_serve(ours, made, bots, counts))
         if stuck:  # the end of the loop and of the interpreter would wait for them
             log.error("%d handlers still run and cannot be stopped: leaving without them", stuck)
             sys.stdout.flush()
             logging.shutdown()
-            os._exit(0)
-    return 0
+            os._exit(code)
+    return code
 
 
 class _Bot:
@@ -235,8 +235,8 @@ def _complete(value: Any, made: SetUp) -> Settings:
         raise error from None
 
 
-async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: Counts) -> int:
-    """Handle until it is time to leave; how many handlers still run."""
+async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: Counts) -> tuple[int, int]:
+    """Handle until it is time to leave; how many handlers still run, and the exit code."""
     scope = contextlib.AsyncExitStack()
     try:
         state = await bots.start(scope)
@@ -248,16 +248,19 @@ async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: C
     work.start()
     seconds = await work.leaves
     await work.end(seconds)
-    await _close(scope)
+    code = await _close(scope)
     await work.close()
-    return bots.running + work.dispatcher.stuck
+    return bots.running + work.dispatcher.stuck, code
 
 
-async def _close(scope: contextlib.AsyncExitStack) -> None:
+async def _close(scope: contextlib.AsyncExitStack) -> int:
+    """Let the bot end; the exit code."""
     try:
         await scope.aclose()
     except (Exception, SystemExit) as error:
         tell_end(error)
+        return 1
+    return 0
 
 
 def _refusal(error: BaseException) -> Refused:
