@@ -126,6 +126,12 @@ class Bots:
         self._lanes, self._queue, self._workers = lanes, queue, workers
         for account in self._accounts.values():
             account.register()
+        if workers is not None:
+            workers.crew.new_code = self._register_again
+
+    def _register_again(self) -> None:
+        for account in self._accounts.values():
+            account.register_again()
 
     async def stop_registering(self) -> None:
         """At the beginning of the end, when nobody is added or removed any more."""
@@ -179,6 +185,7 @@ class Bots:
                 await one.scope.aclose()
             return
         self._apply(change, started)
+        self._register_again()
         log.info("the bots are read again: %s", change)
 
     def _difference(self, now: Configured) -> _Change:

@@ -114,6 +114,7 @@ class Crew:
         self.is_stopping = self._hurried = self._draining = False
         self.ends_badly = False  # a worker could not leave in order at the stop
         self._started: asyncio.Future[None] | None = None
+        self.new_code: Callable[[], None] = lambda: None  # told when workers with newer code have taken over
         self.reload = Reload(self)
         self.sources = Sources()
         self._empty: asyncio.Event = asyncio.Event()

@@ -154,6 +154,8 @@ class Receiver:
             self.bots.serve(self._dispatcher, self._queue, self.workers)
         elif self._account:
             self._account.register()
+            if self.workers:
+                self.workers.crew.new_code = self._account.register_again
 
     def _open_logs(self) -> None:
         """From now on no log shows a token."""

@@ -105,6 +105,8 @@ class Reload:
         for worker in old:
             crew.retire(worker)
         crew.kinds = new[-1].kinds
+        if self._renewal is None:  # else who wants other bots does it
+            crew.new_code()
         self._end_renewal(True)
         log.info("reloaded: workers %s take over", ", ".join(str(worker.number) for worker in new))
         self._end()

@@ -372,6 +372,32 @@ def test_run_registers_the_kinds_of_its_bot(start: Start, bot: Bot, telegram: Te
     assert call["secret_token"] == secret_of(TOKEN)
 
 
+@pytest.mark.parametrize("how", ["SIGHUP", "--reload"])
+def test_new_code_that_handles_other_kinds_is_registered(start: Start, bot: Bot, telegram: Telegram, how: str) -> None:
+    """What waits at Telegram is dropped at the start only."""
+    file = bot.directory / "library_bot.py"
+    messages = (
+        f"from telebot.async_telebot import AsyncTeleBot\napp = AsyncTeleBot({TOKEN!r})\n"
+        "@app.message_handler()\nasync def message(message): ...\n"
+    )
+    file.write_text(messages)
+    options = ["--api-url", telegram.url, *PUBLIC, "--workers", "2", "--drop-pending"]
+    server = start(*options, *(["--reload"] if how == "--reload" else []), target="library_bot:app")
+    server.until("the webhook is registered")
+    if how == "SIGHUP":
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers")
+    file.write_text(messages + "@app.callback_query_handler(func=bool)\nasync def pressed(query): ...\n")
+    if how == "SIGHUP":
+        server.signal(signal.SIGHUP)
+    until(lambda: len(calls_of(telegram, "setWebhook")) == 2)
+    assert server.stop() == 0
+    first, second = calls_of(telegram, "setWebhook")
+    assert (first["allowed_updates"], second["allowed_updates"]) == (["message"], ["callback_query", "message"])
+    assert first["drop_pending_updates"]
+    assert second.get("drop_pending_updates") is None
+
+
 def test_run_without_a_token_cannot_register(bot: Bot) -> None:
     ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", *PUBLIC)
     words = "fasthook: --public-url: registering the webhook needs the bot's token; set --token"

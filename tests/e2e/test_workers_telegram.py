@@ -15,7 +15,11 @@ from e2e.steady import worker_pids
 from e2e.tools import until
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
+from fasthook.testing.account import Account
+from fasthook.testing.calls import Call
+from fasthook.testing.delivery import Attempt
 from fasthook.testing.running import Telegram
+from fasthook.testing.updates import Pending
 from ops.scrape import Ops
 
 Start = Callable[..., Server]
@@ -264,3 +268,41 @@ def test_two_that_poll_the_same_bot(poll: Poll, bot: Bot, telegram: Telegram) ->
     telegram.settled().result()
     assert first.stop() == 0
     assert len(bot.handled) == 1
+
+
+def test_polling_asks_for_the_kinds_of_new_code(poll: Poll, bot: Bot, telegram: Telegram) -> None:
+    """At once, and not when the poll ends that is under way."""
+    file = bot.directory / "library_bot.py"
+    messages = (
+        f"from telebot.async_telebot import AsyncTeleBot\napp = AsyncTeleBot({TOKEN!r})\n"
+        "@app.message_handler()\nasync def message(message): ...\n"
+    )
+    file.write_text(messages)
+    polls = _Polls()
+    telegram.simulator.watchers.append(polls)
+    server = poll("--workers", "2", target="library_bot:app")
+    telegram.chat().send("hello")  # a poll is told of when it has ended
+    until(lambda: polls.kinds == [["message"]])
+    file.write_text(messages + "@app.callback_query_handler(func=bool)\nasync def pressed(query): ...\n")
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    telegram.chat().send("hello")
+    until(lambda: polls.kinds[1:] == [["callback_query", "message"]])
+    assert server.stop() == 0
+
+
+class _Polls:
+    """Watches a simulator: the kinds that were asked for, by each call that named some."""
+
+    def __init__(self) -> None:
+        self.kinds: list[list[str]] = []
+
+    def sent(self, account: Account, update: Pending) -> None:
+        """Not looked at."""
+
+    def attempted(self, account: Account, attempt: Attempt) -> None:
+        """Not looked at."""
+
+    def called(self, account: Account, call: Call) -> None:
+        if call.method == "getUpdates" and call.get("allowed_updates"):
+            self.kinds.append(call["allowed_updates"])

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fasthook.settings import Settings
@@ -27,6 +28,7 @@ class Account:
         self._kinds = kinds
         self._replies: Replies | None = None
         self._registration: asyncio.Task[None] | None = None
+        self._registered: tuple[str, ...] | None = None  # the kinds that Telegram was asked for
         self._scope = contextlib.ExitStack()
         self._sending = 0
         self._quiet = asyncio.Event()
@@ -38,13 +40,28 @@ class Account:
     def register(self) -> None:
         """Give Telegram the address, in the background, now that the server answers there."""
         if self.settings.public_url:
-            self._registration = asyncio.create_task(self._register(), context=contextvars.Context())
+            self._begin_to_register(self.settings)
 
-    async def _register(self) -> None:
+    def register_again(self) -> None:
+        """There is new code: tell Telegram, if it handles other kinds of updates."""
+        if self._registration and self._kinds() != self._registered:
+            self._registration.cancel()
+            self._begin_to_register(replace(self.settings, drop_pending=False), self._registration)
+
+    def _begin_to_register(self, settings: Settings, before: asyncio.Task[None] | None = None) -> None:
+        self._registered = self._kinds()
+        registering = self._register(settings, self._registered, before)
+        self._registration = asyncio.create_task(registering, context=contextvars.Context())
+
+    async def _register(
+        self, settings: Settings, kinds: tuple[str, ...] | None, before: asyncio.Task[None] | None
+    ) -> None:
         from fasthook.telegram.webhook import keep_registered
 
+        if before:
+            await asyncio.wait([before])
         try:
-            await keep_registered(self.settings, self._kinds())
+            await keep_registered(settings, kinds)
         except Exception as error:
             log.error("the webhook is not registered", exc_info=error)
 

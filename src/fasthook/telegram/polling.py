@@ -8,6 +8,7 @@ import json
 import logging
 import random
 import sys
+from collections.abc import Callable
 from time import monotonic_ns, time
 from typing import Any
 
@@ -49,22 +50,29 @@ class Poller:
     """Fetches a bot's updates and gives them to a hook's receiver, which runs.
 
     The offset goes on only past what the receiver has acknowledged, in order: what is not safe is fetched again.
-    `kinds`: those to ask for; None leaves them as they were.
+    `kinds`: tells those to ask for; None leaves them as they were.
     """
 
-    def __init__(self, hook: Hook, api: BotAPI, kinds: tuple[str, ...] | None) -> None:
+    def __init__(self, hook: Hook, api: BotAPI, kinds: Callable[[], tuple[str, ...] | None]) -> None:
         self._receiver = hook.receiver
         self._settings = hook.settings
         self._api = api
-        self._kinds = list(kinds) if kinds is not None else None
+        self._kinds = kinds
+        self._told: tuple[str, ...] | None = None  # Telegram remembers them
         self._offset = 0
-        self._stopping = False
+        self._stopping = self._asks = self._asks_again = False
         self._call: asyncio.Future[Any] | None = None
 
     def stop(self) -> None:
         """Fetch no more; what was fetched is still given to the receiver."""
         self._stopping = True
         if self._call:
+            self._call.cancel()
+
+    def ask_again(self) -> None:
+        """There is new code: ask for the kinds that it handles now, and not only when this poll has ended."""
+        if self._asks and self._call and self._kinds() != self._told:
+            self._asks_again = True
             self._call.cancel()
 
     async def run(self) -> None:
@@ -77,9 +85,12 @@ class Poller:
                     log.info("Telegram answers again")
                 failures = 0
             except asyncio.CancelledError:
-                if not self._stopping:
+                if self._stopping:
+                    return
+                if not self._asks_again:
                     raise
-                return
+                self._asks_again = False
+                continue
             except (Unauthorized, NotFound) as error:
                 raise PollError(sentence(error)) from None
             except Conflict as error:
@@ -100,19 +111,21 @@ class Poller:
                 await self._api.call("getUpdates", offset=self._offset, limit=1, timeout=0)
 
     async def _fetch(self) -> list[dict[str, Any]]:
+        kinds = self._kinds()
         calling = self._api.call(
             "getUpdates",
             offset=self._offset or None,
             limit=_LIMIT,
             timeout=_POLL,
-            allowed_updates=self._kinds,
+            allowed_updates=list(kinds) if kinds is not None and kinds != self._told else None,
         )
         self._call = asyncio.ensure_future(calling)
+        self._asks = True
         try:
             updates: list[dict[str, Any]] = await self._call
         finally:
-            self._call = None
-        self._kinds = None  # Telegram remembers them
+            self._call, self._asks = None, False
+        self._told = kinds
         return updates
 
     async def _pause(self, failures: int, words: str) -> int:
@@ -256,8 +269,10 @@ async def _poll(hook: Hook, ends: _Ends, stop: Stop, notifier: Notifier) -> int:
     settings = hook.settings
     assert settings.token
     polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
-    kinds = settings.allowed_updates if settings.allowed_updates is not None else hook.receiver.kinds
-    poller = Poller(hook, polling, kinds)
+    wanted = settings.allowed_updates
+    poller = Poller(hook, polling, lambda: hook.receiver.kinds if wanted is None else wanted)
+    if hook.receiver.workers:
+        hook.receiver.workers.crew.new_code = poller.ask_again
     task = asyncio.create_task(poller.run())
     code = 0
     try:
