@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
@@ -51,7 +51,7 @@ def set_up(settings: Settings, process: str = "", hidden: Iterable[str] = ()) ->
     formatter = JsonLines(process) if settings.log_format == "json" else TextLines(colour, process)
     often = None if settings.log_level == "debug" else _OFTEN
     turns = _Turns(sys.stderr.fileno()) if settings.in_processes else contextlib.nullcontext()
-    handler = Lines(sys.stderr, formatter, redact, often=often, turns=turns)
+    handler = Lines(_Descriptor(sys.stderr.fileno()), formatter, redact, often=often, turns=turns)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel("WARNING")
     if settings.log_level != "debug":
@@ -156,6 +156,23 @@ class _Kind:
     held: int = 0
 
 
+class _Written(Protocol):
+    def write(self, text: str, /) -> int: ...
+
+
+class _Descriptor:
+    """A file without a buffer: the interpreter, which flushes those it has when it ends, would wait for its lock."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def write(self, text: str, /) -> int:
+        data = memoryview(text.encode(errors="backslashreplace"))
+        while data:
+            data = data[os.write(self._number, data) :]
+        return len(text)
+
+
 class Lines(logging.Handler):
     """Writes records through a thread.
 
@@ -164,7 +181,7 @@ class Lines(logging.Handler):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: _Written,
         formatter: logging.Formatter,
         redact: Callable[[str], str],
         *,
@@ -266,7 +283,6 @@ class Lines(logging.Handler):
                 if lines:
                     with self._turns:
                         self._stream.write("\n".join(lines) + "\n")
-                        self._stream.flush()
                 self._told += lost
             except (OSError, ValueError):
                 self._unwritten += count  # the reader is gone; it may come back

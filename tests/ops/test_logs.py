@@ -234,9 +234,6 @@ class Stream:
         self.text += text
         return len(text)
 
-    def flush(self) -> None:
-        pass
-
     @property
     def lines(self) -> list[str]:
         return self.text.splitlines()
@@ -248,7 +245,7 @@ def logger() -> Iterator[Callable[..., tuple[logging.Logger, Lines, Stream]]]:
 
     def build(formatter: logging.Formatter, **options: Any) -> tuple[logging.Logger, Lines, Stream]:
         stream = Stream()
-        lines = Lines(stream, formatter, Redaction([SECRET]), **options)  # type: ignore[arg-type]
+        lines = Lines(stream, formatter, Redaction([SECRET]), **options)
         found = logging.Logger("test")
         found.addHandler(lines)
         made.append((found, lines))
