@@ -17,9 +17,11 @@ import pytest
 from e2e.bot import Bot
 from e2e.faults import Disk, skip
 from e2e.process import SECRET, Server, fasthook
+from e2e.tools import until
 from fasthook.queues.journal import Journal
 from fasthook.queues.store import unpack_update
 from fasthook.testing import samples
+from ops.scrape import Ops
 
 OPTIONS = ("bot:handler", "--port", "0", "--secret", SECRET, "--drain-timeout", "0")
 HELD = {"HELD": "1"}  # nothing of chat 1 is handled
@@ -152,7 +154,7 @@ def test_the_largest_file(serve: Start, bot: Bot) -> None:
     server = serve("--dedup-size", "100", "--queue-size", "100", env=HELD)
     pid, limits = server.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (bot.directory / ".fasthook/journal/data.mdb").stat().st_size
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 150_000, limits[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 1_300_000, limits[1]))
     safe, update_id = [], 1
     while (status := post(server, update_id, size=20_000)) == [200]:
         safe.append(update_id)
@@ -174,7 +176,7 @@ def test_a_small_disk(serve: Start, bot: Bot) -> None:
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("user and mount namespaces are not allowed here")
     (bot.directory / "small").mkdir()
-    script = 'mount -t tmpfs -o size=1m tmpfs small && dd if=/dev/zero of=small/ballast bs=1k count=300 && exec "$@"'
+    script = 'mount -t tmpfs -o size=2m tmpfs small && dd if=/dev/zero of=small/ballast bs=1k count=700 && exec "$@"'
     server = serve("--queue", "journal:small/journal", env=HELD, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
     inside = Path(f"/proc/{server.process.pid}/root{bot.directory}/small")
     if not (inside / "ballast").exists():
@@ -191,6 +193,43 @@ def test_a_small_disk(serve: Start, bot: Bot) -> None:
     server.signal(signal.SIGKILL)
     server.wait()
     assert waiting(bot, "copy") == [*safe, update_id]
+    [line] = errors(server)
+    assert "No space left on device; new updates get 503" in line
+
+
+LATE = """
+at_once = handler
+
+async def handler(update):
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.02)
+    await at_once(update)
+"""
+
+
+@pytest.mark.parametrize("size", [600, 20_000])
+def test_a_disk_that_the_journal_itself_fills(serve: Start, bot: Bot, ext4: Path, size: int) -> None:
+    """What waits is handled all the same, once, and its room is there for what comes then."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LATE)
+    (ext4 / "ballast").write_bytes(bytes(9 << 20))
+    server = serve("--queue", f"journal:{ext4}/journal", "--ops", "127.0.0.1:0", "--drain-timeout", "10")
+    ops = Ops.of(server)
+    connection = server.connect()
+    safe: list[int] = []
+    while (status := server.post(samples.update(len(safe), chat_id=len(safe), size=size), connection).status) == 200:
+        safe.append(len(safe))
+    connection.close()
+    assert status == 503
+    assert len(safe) > 50
+    assert ops.ready()[0] == 503
+    (bot.directory / "go").touch()
+    ops.until(lambda page: page["fasthook_queue_depth"] == 0)
+    assert sorted(one.update_id for one in bot.handled) == safe
+    until(lambda: post(server, len(safe), size=size) == [200])
+    assert ops.ready() == (200, [])
+    assert server.stop() == 0
+    assert [one.update_id for one in bot.handled][len(safe) :] == [len(safe)]
     [line] = errors(server)
     assert "No space left on device; new updates get 503" in line
 

@@ -347,6 +347,66 @@ def test_a_crash_at_any_moment(run: Run, journal: Path, tmp_path: Path) -> None:
     run(main())
 
 
+# ---------------------------------------------------------------- more was handled than goes into a commit
+
+
+def test_what_goes_back_to_telegram_may_come_again_at_once(run: Run, journal: Path) -> None:
+    async def main() -> None:
+        one = await opened(journal, keep=3600.0)
+        assert await one.put(1, 2, 3, size=500_000) == [SAFE] * 3
+        assert await one.put(4) == [SAFE]
+        one.settle(1, 2, 3)
+        one.settle(4, forget=True)
+        assert await one.put(4) == [SAFE]
+        one.settle(4)
+        await one.close()
+        assert waiting(journal) == []
+
+    run(main())
+
+
+def test_what_is_still_on_disk_may_be_retried_at_once(run: Run, journal: Path) -> None:
+    """It was handled, and a person lets it be handled again before that is on disk."""
+
+    async def main() -> None:
+        one = await opened(journal, keep=3600.0)
+        assert await one.put(1, 2, 3, size=500_000) == [SAFE] * 3
+        assert await one.put(4) == [SAFE]
+        one.settle(1, 2, 3, 4)
+        assert await one.queue.again([made(4)]) == 1
+        await one.until(lambda: one.ids == [4])
+        assert await one.close() == 1
+        assert waiting(journal) == [4]
+
+    run(main())
+
+
+# ---------------------------------------------------------------- the file is gone
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_is_not_there_any_more(run: Run, journal: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """What would not be found again is not accepted; when the file is back, all goes on."""
+
+    async def main() -> None:
+        one = await opened(journal)
+        assert await one.put(1) == [SAFE]
+        (journal / "data.mdb").rename(journal / "elsewhere")
+        if how == "replaced":
+            (journal / "data.mdb").touch()
+        assert await one.put(2) == [FULL]
+        assert one.queue.trouble
+        (journal / "elsewhere").rename(journal / "data.mdb")
+        assert await one.put(2) == [SAFE]
+        assert one.queue.trouble is None
+        await one.close()
+        assert waiting(journal) == [1, 2]
+
+    run(main())
+    [error] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "its data.mdb was removed or replaced; put it back, or start the server again; new updates get" in error
+
+
 # ---------------------------------------------------------------- room
 
 

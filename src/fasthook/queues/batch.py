@@ -45,7 +45,8 @@ class Batch:
     last: int = 0  # the highest number that was given
     known: list[Update] = field(default_factory=list)
     refused: list[Update] = field(default_factory=list)  # there is no room for them
-    rest: bool = False  # more was handled than goes into one commit
+    rest: frozenset[int] = frozenset()  # were handled, and are taken out later: more than goes into one commit
+    why: str = ""  # that is refused
     roomy: bool = True  # there is room for more than a few others
     remembered: int = 0  # how many ids of handled updates there are afterwards
     used: int = 0  # bytes of the file that are not free, about
@@ -117,7 +118,11 @@ class Writing:
         part.count = 0
         for one in part.wanted:
             new = number + 1
-            update = journal.put_back(txn, one, new) if isinstance(one, int) else journal.put_again(txn, one, new)
+            update = (
+                journal.put_back(txn, one, new)
+                if isinstance(one, int)
+                else journal.put_again(txn, one, new, batch.rest)
+            )
             if update is not None:
                 number = new
                 part.count += 1

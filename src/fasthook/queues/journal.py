@@ -34,8 +34,9 @@ from fasthook.queues import (
 )
 from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
+from fasthook.queues.settled import Settled
 from fasthook.queues.shared_window import SharedWindow
-from fasthook.queues.store import may_be_sync, pack_update, received_at, replayed, unpack_update, words
+from fasthook.queues.store import is_full, may_be_sync, pack_update, received_at, replayed, unpack_update, words
 from fasthook.queues.tables import ID, Journal
 from fasthook.queues.window import Window
 from fasthook.queues.writer import Writer
@@ -51,6 +52,7 @@ _TURNS = 4  # turns of the loop that a commit is put off for, at most
 _AGAIN = 1.0  # seconds between tries to write while it fails
 _SLICE = 500  # updates that are looked at before the loop has its turn
 _DONE = 2000  # handled updates in one commit
+_FEW = 32  # while the disk is full
 _MOVED = 1 << 20  # bytes of handled updates that are kept, and of replies, in one commit
 
 
@@ -93,8 +95,7 @@ class JournalQueue:
         self._several, ways = shares is not None, (share or window, self._read, self._get, self._enter)
         self._window = Window(window, *ways) if shares is None else SharedWindow(shares, *ways)
         self._new: deque[Update] = deque()
-        self._done: list[Done] = []
-        self._moved = 0  # bytes that these write
+        self._done = Settled()
         self._committing: list[Done] = []
         self._requeue: list[Requeue] = []
         self._tried: dict[int, Update] = {}  # what has failed once more since it was written
@@ -144,17 +145,18 @@ class JournalQueue:
 
     def _take_in_settled(self) -> None:
         """What was handled before the last stop is taken out as soon as the file can be written."""
+        rows = []
         for number, forget, handled_at, reply in self._journal.settled:
             record = self._journal.get(number)
             update = None if record is None else self._unpacked(number, record)
             if update is not None:
                 name = ID.pack(update.bot_id, update.update_id)
-                self._done.append((number, name, forget, handled_at, reply, len(update.raw) + ROW))
+                rows.append((number, name, forget, handled_at, reply, len(update.raw) + ROW))
                 self._window.gone.add(number)
                 self.depth -= 1
-        self._aside = len(self._done)
-        if self._done:
-            self._put_back(self._done)
+        self._aside = len(rows)
+        self._done.put_back(rows)
+        if rows:
             self._commit_soon(0.0)
 
     def replies(self) -> list[Reply]:
@@ -177,8 +179,8 @@ class JournalQueue:
         size = 0
         if handled_at is not None or delivery.reply is not None:
             size = (len(update.raw) + ROW if handled_at is not None else 0) + len(delivery.reply or b"")
-            self._moved += size
-        self._done.append((delivery.place, name, forget, handled_at, delivery.reply, size))
+            self._done.size += size
+        self._done.rows.append((delivery.place, name, forget, handled_at, delivery.reply, size))
         self.depth -= 1
         try:
             self._window.left(update.lane)
@@ -231,7 +233,7 @@ class JournalQueue:
         if not match(update):
             return False
         self._window.gone.add(number)
-        self._done.append((number, ID.pack(update.bot_id, update.update_id), False, None, None, 0))
+        self._done.rows.append((number, ID.pack(update.bot_id, update.update_id), False, None, None, 0))
         self.depth -= 1
         self._answered(update, Outcome.PURGED)
         return True
@@ -272,29 +274,11 @@ class JournalQueue:
     def _commit(self) -> None:
         self._timer = None
         new = [self._new.popleft() for _ in range(min(len(self._new), BATCH))]
-        self._committing = self._some_done()
-        batch = Batch(new, self._committing, self._requeue, self._tried, rest=bool(self._done))
+        self._committing = self._done.take(_DONE if self._journal.no_room is None else _FEW, _MOVED)
+        rest = frozenset([row[0] for row in self._done.rows])
+        batch = Batch(new, self._committing, self._requeue, self._tried, rest=rest)
         self._requeue, self._tried = [], {}
         self._begin_commit(batch)
-
-    def _some_done(self) -> list[Done]:
-        """What was handled, as much of it as goes into one commit."""
-        done = self._done
-        if len(done) <= _DONE and self._moved <= _MOVED:
-            self._done, self._moved = [], 0
-            return done
-        count = size = 0
-        for row in done[:_DONE]:
-            size += row[5]
-            if size > _MOVED and count:
-                break
-            count += 1
-        self._put_back(done[count:])
-        return done[:count]
-
-    def _put_back(self, done: list[Done]) -> None:
-        self._done = done
-        self._moved = sum(row[5] for row in done)
 
     def _begin_commit(self, batch: Batch) -> None:
         try:
@@ -304,33 +288,40 @@ class JournalQueue:
             return
         assert self._writer is not None
         self._writer.submit(
-            lambda: self._finish(txn, batch.size, len(batch.done)),
+            lambda: self._finish(txn, batch),
             lambda seconds, error: self._timed(batch, seconds, error),
         )
 
     def _timed(self, batch: Batch, seconds: float, error: BaseException | None) -> None:
-        if isinstance(error, lmdb.MapFullError):  # LMDB found no room for its list of free pages: nothing was written
-            try:
+        try:
+            if isinstance(error, lmdb.MapFullError):  # LMDB has no room for its list of free pages: nothing was written
                 self._make_way(batch)
-            except (OSError, MemoryError, lmdb.Error) as failure:
-                error = failure
-            else:
                 self._begin_commit(batch)
                 return
+            full = self._journal.no_room
+            if full is not None and error is full and self._leave_out(batch, self._cannot_be_written(full)):
+                self._begin_commit(batch)
+                return
+        except (OSError, MemoryError, lmdb.Error) as failure:
+            error = failure
         if error is None:
             self._committed(seconds)
         self._ended(batch, error)
 
-    def _finish(self, txn: Any, size: int, touched: int) -> float:
+    def _finish(self, txn: Any, batch: Batch) -> float:
         """Commit, in the writer's thread; the seconds that it took."""
         began = time.monotonic()
-        self._journal.make_room(size, touched, self.used)
+        try:
+            self._journal.make_room(batch.size, len(batch.done), self.used, spare=bool(batch.new or batch.requeue))
+        except OSError:
+            txn.abort()
+            raise
         try:
             txn.commit()
         except lmdb.PanicError:
             raise
         except lmdb.Error as error:
-            if may_be_sync(error) and self._journal.no_room is not None:
+            if is_full(error) and self._journal.no_room is not None:
                 raise self._journal.no_room from None
             raise
         return time.monotonic() - began
@@ -354,22 +345,27 @@ class JournalQueue:
 
     def _make_way(self, batch: Batch) -> None:
         """The map is too small for a batch: make it larger, or the batch smaller. What was handled always goes out."""
-        if self._journal.grow():
-            return
+        if not (self._journal.grow() or self._leave_out(batch, self._too_full)):
+            self._journal.grow(beyond=True)
+
+    def _leave_out(self, batch: Batch, why: str) -> bool:
+        """There is no room: a batch without what is new, or with half of what was handled. False: it is too small."""
         if batch.new or batch.requeue:
+            batch.why = why
             batch.refused += batch.new
             batch.new = []
             for part in batch.requeue:
                 if not part.moved.done():
-                    part.moved.set_exception(QueueError(self._too_full))
+                    part.moved.set_exception(QueueError(why))
             batch.requeue = []
         elif len(batch.done) > 1:
             half = len(batch.done) // 2
-            self._put_back(batch.done[half:] + self._done)
+            self._done.put_back(batch.done[half:])
+            batch.rest |= {row[0] for row in batch.done[half:]}
             self._committing = batch.done = batch.done[:half]
-            batch.rest = True
         else:
-            self._journal.grow(beyond=True)
+            return False
+        return True
 
     def _ended(self, batch: Batch, error: BaseException | None) -> None:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
@@ -389,8 +385,8 @@ class JournalQueue:
                 self._aside = 0
                 self._journal.forget_aside()
         if batch.refused and not self._damaged:
-            self._in_trouble(self._too_full)
-        elif self.trouble and batch.roomy and not self._damaged:
+            self._in_trouble(batch.why or self._too_full)
+        elif self.trouble and batch.roomy and not self._damaged and (batch.kept or self._journal.no_room is None):
             log.info("the journal %s can be written again", self._directory)
             self.trouble = None
         self._writing.remembered = batch.remembered
@@ -402,7 +398,7 @@ class JournalQueue:
             self._new.clear()
         if self._new or self._requeue or batch.rest:
             self._commit_soon(0.0)
-        elif self._done or self._tried:
+        elif self._done.rows or self._tried:
             self._commit_soon(_PAUSE)
         for number, update in batch.again:
             self._window.offer(number, update, pack_update(update))
@@ -430,13 +426,13 @@ class JournalQueue:
     def _failed(self, batch: Batch, error: BaseException) -> None:
         """Nothing of this batch is on disk: what was new stays with Telegram, what was handled is taken out later."""
         self._failing = self._window.paused = True  # what is handled cannot be taken out: no more is
-        self._put_back(batch.done + self._done)
+        self._done.put_back(batch.done)
         self._tried = batch.tried | self._tried
         if not isinstance(error, (OSError, lmdb.Error, MemoryError)):
             log.error("a commit of the journal failed in an unexpected way", exc_info=error)
         if isinstance(error, DAMAGE) and not self._damaged:
             self._is_damaged(error)
-        trouble = f"the journal {self._directory} cannot be written: {words(error)}"
+        trouble = self._cannot_be_written(error)
         if may_be_sync(error):
             self._broken = True
             trouble += "; what the disk has is uncertain now: nothing is accepted until a restart"
@@ -450,8 +446,11 @@ class JournalQueue:
             if not part.moved.done():
                 part.moved.set_exception(QueueError(trouble))
         self._requeue = []
-        if (self._done or self._tried) and not self._damaged:
+        if (self._done.rows or self._tried) and not self._damaged:
             self._commit_soon(_AGAIN)
+
+    def _cannot_be_written(self, error: BaseException) -> str:
+        return f"the journal {self._directory} cannot be written: {words(error)}"
 
     @property
     def _too_full(self) -> str:
@@ -527,7 +526,7 @@ class JournalQueue:
         return self._look(behind, most)
 
     def _look(self, behind: int, most: int) -> list[tuple[int, Record]]:
-        gone = {done[0] for done in self._done + self._committing}  # still on disk
+        gone = {done[0] for done in self._done.rows + self._committing}  # still on disk
         found: list[tuple[int, Record]] = []
         try:
             with contextlib.closing(self._journal.items(behind)) as items:
@@ -567,7 +566,7 @@ class JournalQueue:
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""
         self._failing = self._broken or self._damaged  # else one more try
-        while self._commit_ends is not None or ((self._done or self._tried) and not self._failing):
+        while self._commit_ends is not None or ((self._done.rows or self._tried) and not self._failing):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
@@ -578,9 +577,9 @@ class JournalQueue:
         if self._writer:
             self._writer.close()
         if self._damaged:
-            self._journal.suspect(done[0] for done in self._done)
+            self._journal.suspect(done[0] for done in self._done.rows)
         try:
-            if self._done and not self._damaged:
+            if self._done.rows and not self._damaged:
                 self._put_aside()
         finally:
             self._journal.close()
@@ -588,9 +587,9 @@ class JournalQueue:
 
     def _put_aside(self) -> None:
         """What was handled cannot be taken out: the next start is told not to handle it again. QueueError."""
-        count = len(self._done)
+        count = len(self._done.rows)
         try:
-            path = self._journal.put_aside((row[0], row[2], row[3], row[4]) for row in self._done)
+            path = self._journal.put_aside((row[0], row[2], row[3], row[4]) for row in self._done.rows)
         except (OSError, ValueError) as error:
             raise QueueError(
                 f"{count} updates were handled and cannot be taken out of the journal {self._directory}: they will be "

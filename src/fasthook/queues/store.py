@@ -209,6 +209,11 @@ def may_be_sync(error: BaseException) -> bool:
     return isinstance(error, lmdb.PanicError) or "Input/output error" in str(error)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error of LMDB may be a full disk: it takes a write that was cut short for an I/O error."""
+    return "No space left" in str(error) or may_be_sync(error)
+
+
 def make_whole(env: lmdb.Environment, file: Path) -> None:
     """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros."""
     length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]

@@ -10,6 +10,7 @@ journal's lock says already that nobody else is here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import struct
@@ -47,6 +48,8 @@ _STEP = 1 << 20  # bytes that it grows by beyond that, if it must
 _MARGIN = 512 << 10  # bytes of the map that a commit finds free: LMDB saves its list of free pages, too
 _COPIED = 128 << 10  # bytes of pages that a commit copies, to change what is in them
 _AHEAD = 256 << 10  # bytes that the file is made longer than it must be
+_KEPT = 512 << 10  # bytes that the file keeps free of what is new, to take out what was handled when the disk is full
+_SCATTERED = 4  # so many times what is wanted has to be free inside the file, where it is in pieces
 _PROBED = 10_000  # waiting updates that are read at the opening, to see whether they can be
 _SLICE = 1000  # updates that a tool moves in one commit
 _TABLES = ("meta", "ids", "done", "handled", "replies", "waiting")
@@ -110,6 +113,8 @@ class Journal:
         )
         try:
             self._page = int(self.env.stat()["psize"])
+            found = self.file.stat()
+            self._is = (found.st_dev, found.st_ino)
             make_whole(self.env, self.file)
             self.meta, self.ids, self.done, self.handled, self.replies, self.waiting = (
                 self.env.open_db(name.encode()) for name in _TABLES
@@ -334,12 +339,15 @@ class Journal:
         txn.put(ID.pack(update.bot_id, update.update_id), NUMBER.pack(new), db=self.ids)
         return update
 
-    def put_again(self, txn: Any, update: Update, new: int) -> Update | None:
-        """An update waits, under the highest number, although its id may be known. None: it waits already."""
+    def put_again(self, txn: Any, update: Update, new: int, gone: frozenset[int] = frozenset()) -> Update | None:
+        """An update waits, under the highest number, although its id may be known. None: it waits already.
+
+        `gone`: were handled, and are still among those that wait.
+        """
         name, key = ID.pack(update.bot_id, update.update_id), NUMBER.pack(new)
         old = txn.get(name, db=self.ids)
         if old is not None:
-            if txn.get(old, db=self.waiting) is not None:
+            if NUMBER.unpack(old)[0] not in gone and txn.get(old, db=self.waiting) is not None:
                 return None
             txn.delete(old, db=self.replies)
         txn.put(key, pack_update(update, REPLAYED), db=self.waiting, append=True)
@@ -394,19 +402,21 @@ class Journal:
                 cursor.delete()
         return most
 
-    def make_room(self, more: int, touched: int, used: int) -> None:
+    def make_room(self, more: int, touched: int, used: int, *, spare: bool) -> None:
         """Let the file have room for a commit before LMDB writes it; else `no_room` says why not.
 
         `more`: bytes that are new. `touched`: rows that are taken out, each of which may stand on a page of its own.
-        `used`: bytes of the file that are not free. LMDB takes a write that was cut short by a full disk for an I/O
-        error.
+        `used`: bytes of the file that are not free. `spare`: a part of the file has to stay free, with which rows can
+        be taken out when the disk is full; OSError: it would not, or the file is not there any more.
         """
+        self._look()
         if not hasattr(os, "posix_fallocate"):
             return
         info = self.env.info()
         length = (info["last_pgno"] + 1) * self._page
         copied = max(0, touched * self._page - (length - used) // 2)
-        needed = length + min(2 * more + _COPIED + copied, info["map_size"] - length)
+        wanted = 2 * more + _COPIED + copied + (min(_KEPT, self.limit // 8) if spare else 0)
+        needed = length + min(wanted, info["map_size"] - length)
         if needed <= self._allocated:
             return
         try:
@@ -418,6 +428,17 @@ class Journal:
                 self.no_room = None
         except OSError as error:
             self.no_room = error
+            if spare and (length - used) // _SCATTERED < wanted:
+                raise
+
+    def _look(self) -> None:
+        """OSError: the file has been removed, or another put in its place; what is written would not be found again."""
+        try:
+            found = self.file.stat()
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._is:
+            raise OSError(errno.ESTALE, "its data.mdb was removed or replaced; put it back, or start the server again")
 
     def grow_ahead(self, more: int) -> None:
         """Let the map have room for a commit of so many bytes, as far as it may grow."""
