@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.dashboard import Chart, charts
 
 from shipping.chromium import Browser, browser, find
 
@@ -20,12 +21,12 @@ LIMIT = 8 * 2**20  # bytes; plotly is most of it
 
 def row(name: str, ratio: float, connections: int = 64) -> dict[str, Any]:
     median = {"ratio": ratio, "cpu_us": ratio * 8, "p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0, "max_ms": 9.0}
-    return {"name": name, "connections": connections, "median": median}
+    return {"name": name, "connections": connections, "median": median, "rounds": [median]}
 
 
 def record(number: int) -> dict[str, Any]:
     peers = {
-        "date": "2026-01-31T12:00:00+00:00",
+        "date": f"2026-01-{number + 1:02}T12:00:00+00:00",
         "command": "python -m bench.peers --all",
         "machine": {"cpu": "a <fast> one"},
         "rows": [row("limit.c", 1), row("fasthook memory: (no-op)", 1.2), row("FastAPI", 60)],
@@ -72,15 +73,61 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield made
 
 
+def drawn(records: list[dict[str, Any]]) -> dict[str, Chart]:
+    return {chart.title: chart for chart in charts(records)}
+
+
+def pushed_after_monday() -> list[dict[str, Any]]:
+    """All peers, and then those that are measured on a push."""
+    full, quick = record(1), record(3)
+    few = [row("limit.c", 1), row("fasthook memory: (no-op)", 1.3)]
+    quick["peers"] |= {
+        "rows": few,
+        "sweep": [row("limit.c", 1, 64)],
+        "steady": few,
+        "date": "2026-01-04T12:00:00+00:00",
+    }
+    return [full, quick]
+
+
+def test_a_push_keeps_the_peers_that_it_did_not_measure() -> None:
+    (bars,) = drawn(pushed_after_monday())["The peers, side by side"].traces
+    assert dict(zip(bars["y"], bars["x"], strict=True)) == {
+        "FastAPI": 60,
+        "fasthook memory: (no-op)": 1.3,
+        "limit.c": 1,
+    }
+    assert [told.split(", rounds")[0] for told in bars["customdata"]] == [
+        "2026-01-02, commit 00000002",
+        "2026-01-04, commit 00000004",
+        "2026-01-04, commit 00000004",
+    ]
+    assert {trace["name"] for trace in drawn(pushed_after_monday())["Latency under full load"].traces} == set(bars["y"])
+
+
+def test_the_lines_of_one_run_stay_together() -> None:
+    full, quick = pushed_after_monday()
+    full["peers"]["sweep"] += [row("FastAPI", 60, connections) for connections in (1, 512)]
+    found = {trace["name"]: trace["x"] for trace in drawn([full, quick])["Cost against connections"].traces}
+    assert found == {"limit.c": [64], "FastAPI": [1, 512]}
+
+
+def test_a_peer_that_nobody_measures_any_more_goes() -> None:
+    full, quick = pushed_after_monday()
+    full["date"] = "2025-09-01T12:00:00+00:00"
+    (bars,) = drawn([full, quick])["The peers, side by side"].traces
+    assert "FastAPI" not in bars["y"]
+
+
 def test_it_draws_every_chart_and_asks_nobody_for_anything(page: Path, chromium: Browser) -> None:
     tab = chromium.open(page.as_uri())
-    drawn = chromium.evaluate(
+    marks = chromium.evaluate(
         "Promise.all([...document.querySelectorAll('.plotly-graph-div')].map(div => Plotly.redraw(div))).then(() =>"
         "[...document.querySelectorAll('.plotly-graph-div')].map(div =>"
         "div.querySelectorAll('.main-svg .point, .main-svg .scatterlayer path').length))"
     )
-    assert len(drawn) == 8
-    assert all(drawn), drawn
+    assert len(marks) == 8
+    assert all(marks), marks
     assert tab.errors == []
     assert [address for address in tab.requests if not address.startswith("data:")] == [page.as_uri()]
 
