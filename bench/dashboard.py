@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.history import ROOT, STORE, Record, RecordError, load
+from bench.builds import ROOT
+from bench.history import STORE, Record, RecordError, load
 
 OUT = ROOT / "bench/out/dashboard.html"
 GONE = timedelta(days=92)  # before the newest record: a peer that nobody has measured since is no longer one
@@ -237,6 +238,7 @@ def page(records: list[Record]) -> str:
     if not records:
         raise RecordError("nothing was measured yet: run `make bench-quick` first")
     newest = records[-1]
+    figures = next((record for record in reversed(records) if record["micro"] or record["instructions"]), newest)
     parts = [
         f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>"
         f"{_draw(chart, number)}</section>"
@@ -255,7 +257,7 @@ def page(records: list[Record]) -> str:
             f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, "
             f"Python {html.escape(newest['machine']['python'])}.</p>",
             *parts,
-            f"<h2>The newest figures</h2>{_table(newest)}</body></html>\n",
+            f"<h2>The newest figures</h2>{_table(figures)}</body></html>\n",
         ]
     )
 
