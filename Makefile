@@ -69,9 +69,7 @@ bench-quick: build ## the figures of this tree: micro-benchmarks held to their f
 	else echo "wrk is not installed: nothing was measured beside limit.c"; fi
 
 guard: build ## is this tree slower than BASE (a git revision)? instructions, ratios to plain Python, rounds in turn
-	$(BIN)/python -m bench.instructions --base $(BASE)
-	$(BIN)/python -m pytest bench/micro -q --floors bench/floors.json
-	$(BIN)/python -m bench.paired --base $(BASE)
+	$(BIN)/python -m bench.guard --base "$(BASE)"
 
 dashboard: build ## bench/out/dashboard.html: the page of all figures, of what bench-quick measured
 	@test -f bench/out/micro.json || $(MAKE) bench-quick

@@ -144,6 +144,8 @@ def main() -> int:
         found = {count.name: asdict(count) | {"change": count.change} for count in counts}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"measured": measured, "counts": found}, indent=1) + "\n")
+    if unknown := [count.name for count in counts if base and count.base is None]:
+        print(f"not compared, as they fail on base: {', '.join(unknown)}", file=sys.stderr)
     slower = [count.name for count in counts if (count.change or 0) > arguments.limit]
     if slower:
         print(f"more than {arguments.limit:g} % more instructions: {', '.join(slower)}", file=sys.stderr)
