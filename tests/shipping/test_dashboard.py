@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import history
 from bench.dashboard import Chart, charts
 
 from shipping.chromium import Browser, browser, find
@@ -117,6 +119,55 @@ def test_a_peer_that_nobody_measures_any_more_goes() -> None:
     full["date"] = "2025-09-01T12:00:00+00:00"
     (bars,) = drawn([full, quick])["The peers, side by side"].traces
     assert "FastAPI" not in bars["y"]
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """What `bench.peers --all` writes: limit.c measured for a second, and fasthook said to have taken as long."""
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("the peers are measured on Linux, with a C compiler")
+    from bench.peers import goals, measure, report
+    from bench.peers.catalog import chosen
+    from bench.peers.measure import Load
+    from bench.stamp import stamp
+
+    limit, noop = chosen("memory: (no-op)")
+    steady = measure.measure(limit, Load(1, 4, 200))
+    full = measure.measure(limit, Load(1, 4)) if shutil.which("wrk") else steady | {"seconds": 1.0}
+    cost = {"cpu_us": 9.0}  # so little load may be less than a tick of the kernel's clock
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "measure", lambda peer, load: (steady if load.rate else full) | cost)
+        parts = {
+            "rows": measure.run((limit, noop), Load(1, 64), 2, print),
+            "sweep": [row for count in (1, 64) for row in measure.run((limit, noop), Load(1, count), 1, print)],
+            "steady": measure.run((limit, noop), Load(1, 64, 200), 1, print),
+        }
+    held = [*goals.of_table(parts["rows"]), *goals.of_sweep(parts["sweep"]), *goals.of_steady(parts["steady"])]
+    settings = {"rounds": 2, "seconds": 1, "connections": 64}
+    made = report.document("python -m bench.peers --all", parts, held, settings, stamp())
+    assert "limit.c" in report.markdown(made)
+    return made
+
+
+def test_what_the_peers_command_writes_is_drawn(report: dict[str, Any], tmp_path: Path) -> None:
+    """The way that it takes: a file, the store, the page."""
+    places = {part: tmp_path / f"{part}.json" for part in history.PARTS}
+    places["peers"].write_text(json.dumps(report))
+    history.add(tmp_path / "store", places)
+    found = drawn(history.load(tmp_path / "store"))
+    both = {"limit.c", "fasthook memory: (no-op)"}
+    (bars,) = found["The peers, side by side"].traces
+    assert (set(bars["y"]), bars["x"]) == (both, [1.0, 1.0])
+    assert all(told.endswith("rounds: 2") for told in bars["customdata"])
+    assert {trace["name"] for trace in found["What a request costs, by commit"].traces} == both
+    lines = found["Cost against connections"].traces
+    assert {trace["name"]: trace["x"] for trace in lines} == {name: [1, 64] for name in both}
+    assert all(cost > 0 for trace in lines for cost in trace["y"])
+    for title in ("at a steady 5,000 requests/s", "under full load"):
+        traces = found[f"Latency {title}"].traces
+        assert {trace["name"] for trace in traces} == both
+        assert all(trace["x"][:3] == ["p50", "p99", "p99.9"] for trace in traces)
+        assert all(one > 0 for trace in traces for one in trace["y"])
 
 
 def test_it_draws_every_chart_and_asks_nobody_for_anything(page: Path, chromium: Browser) -> None:
