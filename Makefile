@@ -61,6 +61,7 @@ bench: build ## micro-benchmarks, each beside the plain-Python way
 
 bench-quick: build ## the figures of this tree: micro-benchmarks held to their floors, instruction counts, CPU beside limit.c
 	mkdir -p bench/out
+	rm -f bench/out/micro.json bench/out/instructions.json bench/out/peers.json
 	$(BIN)/python -m pytest bench/micro -q --floors bench/floors.json --benchmark-json bench/out/micro.json
 	@if command -v valgrind >/dev/null; then $(BIN)/python -m bench.instructions --json bench/out/instructions.json; \
 	else echo "valgrind is not installed: instructions were not counted"; fi
@@ -68,9 +69,7 @@ bench-quick: build ## the figures of this tree: micro-benchmarks held to their f
 	else echo "wrk is not installed: nothing was measured beside limit.c"; fi
 
 guard: build ## is this tree slower than BASE (a git revision)? instructions, ratios to plain Python, rounds in turn
-	$(BIN)/python -m bench.instructions --base $(BASE)
-	$(BIN)/python -m pytest bench/micro -q --floors bench/floors.json
-	$(BIN)/python -m bench.paired --base $(BASE)
+	$(BIN)/python -m bench.guard --base "$(BASE)"
 
 dashboard: build ## bench/out/dashboard.html: the page of all figures, of what bench-quick measured
 	@test -f bench/out/micro.json || $(MAKE) bench-quick

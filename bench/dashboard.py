@@ -10,12 +10,15 @@ import html
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.history import ROOT, STORE, Record, RecordError, load
+from bench.builds import ROOT
+from bench.history import STORE, Record, RecordError, load
 
 OUT = ROOT / "bench/out/dashboard.html"
+GONE = timedelta(days=92)  # before the newest record: a peer that nobody has measured since is no longer one
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
@@ -41,6 +44,32 @@ class Chart:
         return int(self.layout.get("height", 420))
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a report of `bench.peers` says of one peer, with the report and the commit that it is of."""
+
+    row: dict[str, Any]
+    report: dict[str, Any]
+    commit: str
+
+    @property
+    def name(self) -> str:
+        return str(self.row["name"])
+
+    @property
+    def connections(self) -> int:
+        return int(self.row["connections"])
+
+    @property
+    def median(self) -> dict[str, float]:
+        found: dict[str, float] = self.row["median"]
+        return found
+
+    @property
+    def told(self) -> str:
+        return f"{self.report['date'][:10]}, commit {self.commit[:8]}, rounds: {len(self.row['rounds'])}"
+
+
 def _history(records: list[Record], part: str, value: Callable[[Any], float]) -> list[dict[str, Any]]:
     """A line for each figure, a point for each commit that has it."""
     names = dict.fromkeys(name for record in records for name in record[part])
@@ -61,13 +90,26 @@ def _history(records: list[Record], part: str, value: Callable[[Any], float]) ->
     return traces
 
 
-def _latest_peers(records: list[Record], part: str) -> dict[str, Any] | None:
-    """The newest report of the peers that has that part."""
+def _latest(records: list[Record], part: str) -> list[Row]:
+    """The newest rows of each peer, in the order of their newest report, whichever report has them.
+
+    What is measured on each push is a few of the peers; the others stay as they were measured last.
+    """
+    found: dict[str, list[Row]] = {}
+    oldest = datetime.fromisoformat(records[-1]["date"]) - GONE
     for record in reversed(records):
-        if record["peers"] and record["peers"].get(part):
-            report: dict[str, Any] = record["peers"]
-            return report
-    return None
+        if not record["peers"] or datetime.fromisoformat(record["date"]) < oldest:
+            continue
+        rows = [row for row in record["peers"].get(part, ()) if row["median"]]
+        for name in dict.fromkeys(row["name"] for row in rows if row["name"] not in found):
+            found[name] = [Row(row, record["peers"], record["commit"]) for row in rows if row["name"] == name]
+    return [row for rows in found.values() for row in rows]
+
+
+def _runs(rows: list[Row]) -> str:
+    """The runs that these rows are of, the newest first."""
+    runs = dict.fromkeys(f"{row.report['date'][:10]}, {row.report['command']}" for row in rows)
+    return "; ".join(sorted(runs, reverse=True))
 
 
 def _peer_history(records: list[Record]) -> list[dict[str, Any]]:
@@ -79,48 +121,44 @@ def _peer_history(records: list[Record]) -> list[dict[str, Any]]:
     return _history(ratios, "ratios", float)
 
 
-def _measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row["median"]]
-
-
-def _bars(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    rows = sorted(_measured(rows), key=lambda row: -row["median"]["ratio"])
+def _bars(rows: list[Row]) -> dict[str, Any]:
+    rows = sorted(rows, key=lambda row: -row.median["ratio"])
     return {
         "type": "bar",
         "orientation": "h",
-        "y": [row["name"] for row in rows],
-        "x": [row["median"]["ratio"] for row in rows],
-        "text": [f"{row['median']['ratio']:.2f} x ({row['median']['cpu_us']:.1f} µs)" for row in rows],
+        "y": [row.name for row in rows],
+        "x": [row.median["ratio"] for row in rows],
+        "text": [f"{row.median['ratio']:.2f} x ({row.median['cpu_us']:.1f} µs)" for row in rows],
+        "customdata": [row.told for row in rows],
         "textposition": "auto",
-        "hovertemplate": "%{y}: %{text}<extra></extra>",
-        "marker": {"color": ["#2a7de1" if "fasthook" in row["name"] else "#9aa7b3" for row in rows]},
+        "hovertemplate": "%{y}: %{text}<br>%{customdata}<extra></extra>",
+        "marker": {"color": ["#2a7de1" if "fasthook" in row.name else "#9aa7b3" for row in rows]},
     }
 
 
-def _by_connections(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = _measured(rows)
+def _by_connections(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": name,
-            "x": [row["connections"] for row in rows if row["name"] == name],
-            "y": [row["median"]["cpu_us"] for row in rows if row["name"] == name],
+            "x": [row.connections for row in rows if row.name == name],
+            "y": [row.median["cpu_us"] for row in rows if row.name == name],
         }
-        for name in dict.fromkeys(row["name"] for row in rows)
+        for name in dict.fromkeys(row.name for row in rows)
     ]
 
 
-def _latencies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _latencies(rows: list[Row]) -> list[dict[str, Any]]:
     keys = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
     return [
         {
             "type": "bar",
-            "name": row["name"],
-            "x": [key.removesuffix("_ms").replace("p999", "p99.9") for key in keys if key in row["median"]],
-            "y": [row["median"][key] for key in keys if key in row["median"]],
+            "name": row.name,
+            "x": [key.removesuffix("_ms").replace("p999", "p99.9") for key in keys if key in row.median],
+            "y": [row.median[key] for key in keys if key in row.median],
         }
-        for row in _measured(rows)
+        for row in rows
     ]
 
 
@@ -149,22 +187,21 @@ def charts(records: list[Record]) -> Iterator[Chart]:
 
 
 def _of_peers(records: list[Record]) -> Iterator[Chart]:
-    if report := _latest_peers(records, "rows"):
+    if rows := _latest(records, "rows"):
         layout = {"xaxis": {"type": "log", "title": "x limit.c"}, "height": 560, "margin": {"l": 260}}
-        note = f"CPU per request, {report['date'][:10]}, {report['machine']['cpu']}: {report['command']}"
-        yield Chart("The peers, side by side", note, [_bars(report["rows"])], layout)
-    if report := _latest_peers(records, "sweep"):
+        machines = " and ".join(dict.fromkeys(row.report["machine"]["cpu"] for row in rows))
+        note = f"CPU per request over that of limit.c in the same round, on {machines}: {_runs(rows)}"
+        yield Chart("The peers, side by side", note, [_bars(rows)], layout)
+    if rows := _latest(records, "sweep"):
         layout = {
             "xaxis": {"type": "log", "title": "connections"},
             "yaxis": {"title": "CPU µs/request", "rangemode": "tozero"},
         }
-        note = f"{report['date'][:10]}: {report['command']}"
-        yield Chart("Cost against connections", note, _by_connections(report["sweep"]), layout)
+        yield Chart("Cost against connections", _runs(rows), _by_connections(rows), layout)
     for part, what in (("steady", "at a steady 5,000 requests/s"), ("rows", "under full load")):
-        if report := _latest_peers(records, part):
+        if rows := _latest(records, part):
             layout = {"yaxis": {"type": "log", "title": "ms"}, "barmode": "group"}
-            note = f"{report['date'][:10]}: {report['command']}"
-            yield Chart(f"Latency {what}", note, _latencies(report[part]), layout)
+            yield Chart(f"Latency {what}", _runs(rows), _latencies(rows), layout)
 
 
 def _table(record: Record) -> str:
@@ -201,6 +238,7 @@ def page(records: list[Record]) -> str:
     if not records:
         raise RecordError("nothing was measured yet: run `make bench-quick` first")
     newest = records[-1]
+    figures = next((record for record in reversed(records) if record["micro"] or record["instructions"]), newest)
     parts = [
         f"<section><h2>{html.escape(chart.title)}</h2><p class=note>{html.escape(chart.note)}</p>"
         f"{_draw(chart, number)}</section>"
@@ -219,7 +257,7 @@ def page(records: list[Record]) -> str:
             f"({html.escape(newest['subject'])}), {html.escape(newest['date'])}, "
             f"Python {html.escape(newest['machine']['python'])}.</p>",
             *parts,
-            f"<h2>The newest figures</h2>{_table(newest)}</body></html>\n",
+            f"<h2>The newest figures</h2>{_table(figures)}</body></html>\n",
         ]
     )
 

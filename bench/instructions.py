@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import builds
+from bench.stamp import stamp
 from bench.workloads import WORKLOADS
 
 LIMIT = 2.0  # percent
@@ -130,6 +131,7 @@ def main() -> int:
         print("valgrind is not installed (Debian: apt install valgrind)", file=sys.stderr)
         return 2
     try:
+        measured = stamp(arguments.head)
         head = builds.tree(arguments.head)
         base = builds.tree(arguments.base) if arguments.base else None
         counts = measure(arguments.names, head, base)
@@ -141,7 +143,9 @@ def main() -> int:
     if arguments.json:
         found = {count.name: asdict(count) | {"change": count.change} for count in counts}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"measured": measured, "counts": found}, indent=1) + "\n")
+    if unknown := [count.name for count in counts if base and count.base is None]:
+        print(f"not compared, as they fail on base: {', '.join(unknown)}", file=sys.stderr)
     slower = [count.name for count in counts if (count.change or 0) > arguments.limit]
     if slower:
         print(f"more than {arguments.limit:g} % more instructions: {', '.join(slower)}", file=sys.stderr)

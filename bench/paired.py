@@ -11,7 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -30,12 +30,13 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """Head over base, round by round, beside base's copy over base."""
+    """Head over base, round by round, beside base's copy over base; without rounds if it cannot run on base."""
 
     name: str
-    base_ns: float  # for each item, the median
-    ratios: list[float]
-    noise: list[float]
+    base_ns: float = 0.0  # for each item, the median
+    ratios: list[float] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    note: str = ""
 
     @property
     def change(self) -> float:
@@ -48,7 +49,14 @@ class Pair:
         return max(abs(ratio - 1) for ratio in self.noise) * 100
 
     def slower(self, least: float) -> bool:
-        return self.change > max(self.floor, least)
+        return bool(self.ratios) and self.change > max(self.floor, least)
+
+    def line(self, least: float) -> str:
+        """Its line of the table for people."""
+        if not self.ratios:
+            return f"{self.name:24}{self.note}"
+        red = "  RED" if self.slower(least) else ""
+        return f"{self.name:24}{self.base_ns:>9,.0f} ns{self.change:>+8.1f} %{self.floor:>8.1f} %{red}"
 
 
 def seconds(built: Path, name: str, count: int) -> float:
@@ -73,8 +81,17 @@ def _abba(a: Path, b: Path, name: str, count: int) -> tuple[float, float]:
 
 
 def pair(name: str, base: Path, copy: Path, head: Path, rounds: int) -> Pair:
-    """All rounds of one workload."""
-    count = max(FIRST_COUNT, int(FIRST_COUNT * SECONDS / seconds(base, name, FIRST_COUNT)))
+    """All rounds of one workload.
+
+    Raises:
+        RunError: it fails on head.
+    """
+    seconds(head, name, FIRST_COUNT)
+    try:
+        once = seconds(base, name, FIRST_COUNT)
+    except RunError as error:
+        return Pair(name, note=f"fails on base: {error}")
+    count = max(FIRST_COUNT, int(FIRST_COUNT * SECONDS / once))
     ratios, noise, costs = [], [], []
     for _ in range(rounds):
         a, b = _abba(base, head, name, count)
@@ -107,14 +124,15 @@ def main() -> int:
         pairs = []
         for name in names:
             pairs.append(found := pair(name, base, copy, head, arguments.rounds))
-            red = "  RED" if found.slower(arguments.least) else ""
-            print(f"{name:24}{found.base_ns:>9,.0f} ns{found.change:>+8.1f} %{found.floor:>8.1f} %{red}", flush=True)
+            print(found.line(arguments.least), flush=True)
     except (builds.BuildError, RunError) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([asdict(found) for found in pairs], indent=1) + "\n")
+    if unknown := [found.name for found in pairs if not found.ratios]:
+        print(f"not compared, as they fail on base: {', '.join(unknown)}", file=sys.stderr)
     slower = [found.name for found in pairs if found.slower(arguments.least)]
     if slower:
         print(f"slower beyond the noise: {', '.join(slower)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from bench.stamp import stamp
 from pytest_benchmark.fixture import BenchmarkFixture
 
 ROUNDS = 60
@@ -34,6 +35,7 @@ class Row:
 
 ROWS = pytest.StashKey[list[Row]]()
 FLOORS = pytest.StashKey[dict[str, float]]()
+MEASURED = pytest.StashKey[dict[str, Any]]()
 
 
 class Beside:
@@ -96,6 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+    config.stash[MEASURED] = stamp()
     path = config.getoption("--floors")
     if path is None:
         return
@@ -103,6 +106,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[FLOORS] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--floors {path}: {error}") from None
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    output_json["measured"] = config.stash[MEASURED]
 
 
 @pytest.fixture

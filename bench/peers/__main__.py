@@ -17,6 +17,7 @@ from bench.peers.goals import Goal
 from bench.peers.install import INSTALL, install
 from bench.peers.measure import Load, Series, to_stderr
 from bench.peers.process import LOAD_CORE, SERVER_CORE, ServerError
+from bench.stamp import stamp
 
 
 def _arguments() -> argparse.Namespace:
@@ -93,6 +94,7 @@ def _report(arguments: argparse.Namespace, peers: tuple[Peer, ...]) -> int:
     if SERVER_CORE == LOAD_CORE:
         to_stderr("only one core: server and load share it, so requests/s and latencies say little")
     measure.allow_many_connections()
+    measured = stamp()
     try:
         parts, held = _measure(arguments, peers)
     except ServerError as error:
@@ -100,7 +102,7 @@ def _report(arguments: argparse.Namespace, peers: tuple[Peer, ...]) -> int:
         return 1
     settings = {name: getattr(arguments, name) for name in ("rounds", "seconds", "connections")}
     command = shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]])
-    found = report.document(command, parts, held, settings)
+    found = report.document(command, parts, held, settings, measured)
     text = report.markdown(found)
     print(text)
     if arguments.json:

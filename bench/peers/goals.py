@@ -1,4 +1,4 @@
-"""The goals of issue "Speed", held against what was measured."""
+"""The goals for what a request costs, held against what was measured."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,13 +25,18 @@ def _cpu_model() -> str:
 
 
 def document(
-    command: str, parts: dict[str, list[Series]], goals: Iterable[Goal], settings: dict[str, Any]
+    command: str,
+    parts: dict[str, list[Series]],
+    goals: Iterable[Goal],
+    settings: dict[str, Any],
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything that was measured, in every round."""
+    """Everything that was measured, in every round. `measured`: what `bench.stamp` said before it began."""
     wrk = Program("wrk", "--version")
     return {
         "schema": SCHEMA,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": measured["date"],
+        "measured": measured,
         "command": command,
         "machine": {
             "cpu": _cpu_model(),

@@ -51,7 +51,7 @@ def test_kill_9_of_a_worker_every_second(
             nonlocal kills
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
-                await asyncio.sleep(1.0)  # the kills of the issue: one a second
+                await asyncio.sleep(1.0)  # between kills, as `make kill` says
                 kills += kill_one(server)
 
         await steady.during(killing)

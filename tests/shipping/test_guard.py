@@ -75,7 +75,8 @@ def test_five_percent_more_is_red(repository: Path, tmp_path: Path) -> None:
     done = guard(repository, "--base", "HEAD", "--head", "HEAD~2", "--json", str(found))
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr == "more than 2 % more instructions: scan\n"
-    assert 3 < json.loads(found.read_text())["scan"]["change"] < 8
+    assert 3 < json.loads(found.read_text())["counts"]["scan"]["change"] < 8
+    assert json.loads(found.read_text())["measured"]["subject"] == "slower"
 
 
 def test_a_comment_is_green(repository: Path) -> None:
