@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from release.unpack import unpack
+
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/wheels"
 DIST = ROOT / "dist"
@@ -84,7 +86,7 @@ def make_sdist() -> Path:
     run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, ".")
     (sdist,) = DIST.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(WORK, filter="data")
+        unpack(archive, WORK)
     unpacked = WORK / sdist.name.removesuffix(".tar.gz")
     tests = WORK / "tested"
     tests.mkdir()
