@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from release.check import PYTHONS
-from release.wheels import VERSIONS
+from release.wheels import VERSIONS, is_tried
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -35,6 +35,13 @@ def test_the_pythons_are_the_same_everywhere() -> None:
     assert everywhere == [f"3.{minor}" for minor in built]
     assert set(windows) <= set(everywhere)
     assert project["project"]["requires-python"] == f">=3.{built[0]}"
+
+
+def test_what_a_release_cannot_test_is_not_tested_here_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    assert [is_tried(version) for version in ("3.11", "3.14", "3.15")] == [True, True, False]
+    monkeypatch.setattr("sys.platform", "win32")
+    assert is_tried("3.15")
 
 
 def test_a_wheel_of_each_runner_is_one_that_the_check_lets_pass() -> None:
