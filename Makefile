@@ -91,8 +91,10 @@ fuzz: build ## fuzz the edge and the scan, each for FUZZ_SECONDS (30)
 	$(BIN)/python -m pip install --quiet atheris
 	mkdir -p build/fuzz/edge build/fuzz/scan
 	$(BIN)/python fuzz/corpus.py build/fuzz
-	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
-	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
+	@failed=; \
+	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge || failed="$$failed fuzz_edge"; \
+	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan || failed="$$failed fuzz_scan"; \
+	test -z "$$failed" || { echo "found something, in build/fuzz/:$$failed"; exit 1; }
 
 soak: build ## two million requests; fails if memory grows
 	$(BIN)/python -m bench.soak --requests 2000000
