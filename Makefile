@@ -50,10 +50,10 @@ format: build ## let ruff write the code as it should look
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sanitize: build ## the core's tests with the address and undefined-behaviour sanitizers
+sanitize: build ## tests of the core, the edge and the ASGI door with the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 
-coverage: build ## coverage of Python and Cython lines, of subprocesses too; fails below 95 %
+coverage: build ## coverage of Python and of Cython lines, of subprocesses too; fails below 95 % of either
 	PYTHON=$(BIN)/python bash release/coverage.sh
 
 bench: build ## micro-benchmarks, each beside the plain-Python way
