@@ -41,7 +41,7 @@ lint: build ## ruff, mypy, stubtest, cython-lint, codespell, zizmor, check-jsons
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
 	$(BIN)/cython-lint --no-pycodestyle src
-	$(BIN)/codespell src tests bench docs examples release .github README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell src tests bench docs examples release fuzz deploy .github Makefile setup.py README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml

@@ -33,6 +33,8 @@ def test_the_pythons_are_the_same_everywhere() -> None:
     assert [int(minor) for minor in built] == list(PYTHONS) == list(VERSIONS)
     for tested in lists("ci.yml", "python"):
         assert tested == [f"3.{minor}" for minor in built]
+    classifiers = [f"Programming Language :: Python :: 3.{minor}" for minor in built]
+    assert [one for one in project["project"]["classifiers"] if ":: Python :: 3" in one] == classifiers
     assert project["project"]["requires-python"] == f">=3.{built[0]}"
 
 
@@ -57,6 +59,15 @@ def test_the_core_part_is_the_same_in_each_workflow() -> None:
     assert (
         f"- run: {project['tool']['cibuildwheel']['test-command']}\n" in (ROOT / ".github/workflows/ci.yml").read_text()
     )
+
+
+def test_each_file_that_names_packages_is_looked_after() -> None:
+    files = [Path("pyproject.toml")]
+    for name in ("requirements*.txt", "package.json"):
+        files += [path.relative_to(ROOT) for path in ROOT.glob(f"bench/**/{name}") if "node_modules" not in path.parts]
+    found = re.findall(r"directories: \[(.*)\]", (ROOT / ".github/dependabot.yml").read_text())
+    watched = {place for some in found for place in some.split(", ")}
+    assert watched == {f"/{file.parent.as_posix()}".rstrip(".") for file in files}
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
