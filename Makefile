@@ -41,7 +41,7 @@ lint: build ## ruff, mypy, stubtest, cython-lint, codespell, zizmor, check-jsons
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(basename $(subst src/fasthook/,fasthook.,$(wildcard src/fasthook/_*.pyx)))
 	$(BIN)/cython-lint --no-pycodestyle src
-	$(BIN)/codespell src tests bench docs examples release .github README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell src tests bench docs examples release fuzz deploy .github Makefile setup.py README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -50,10 +50,10 @@ format: build ## let ruff write the code as it should look
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sanitize: build ## the core's tests with the address and undefined-behaviour sanitizers
+sanitize: build ## tests of the core, the edge and the ASGI door with the address and undefined-behaviour sanitizers
 	PYTHON=$(BIN)/python bash tests/sanitize.sh
 
-coverage: build ## coverage of Python and Cython lines, of subprocesses too; fails below 95 %
+coverage: build ## coverage of Python and of Cython lines, of subprocesses too; fails below 95 % of either
 	PYTHON=$(BIN)/python bash release/coverage.sh
 
 bench: build ## micro-benchmarks, each beside the plain-Python way
@@ -90,8 +90,10 @@ fuzz: build ## fuzz the edge and the scan, each for FUZZ_SECONDS (30)
 	$(BIN)/python -m pip install --quiet atheris
 	mkdir -p build/fuzz/edge build/fuzz/scan
 	$(BIN)/python fuzz/corpus.py build/fuzz
-	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge
-	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan
+	@failed=; \
+	$(BIN)/python fuzz/fuzz_edge.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/http.dict -timeout=10 -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/edge fuzz/corpus/edge || failed="$$failed fuzz_edge"; \
+	$(BIN)/python fuzz/fuzz_scan.py -max_total_time=$(FUZZ_SECONDS) -dict=fuzz/json.dict -timeout=10 -artifact_prefix=build/fuzz/ build/fuzz/scan fuzz/corpus/scan || failed="$$failed fuzz_scan"; \
+	test -z "$$failed" || { echo "found something, in build/fuzz/:$$failed"; exit 1; }
 
 soak: build ## two million requests; fails if memory grows
 	$(BIN)/python -m bench.soak --requests 2000000

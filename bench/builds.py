@@ -15,6 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from release.unpack import unpack
+
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "build/guard"
 PARTS = ("src/fasthook", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -59,7 +61,7 @@ def _sources(revision: str | None, into: Path) -> None:
         file.write(_git("archive", name_of(revision), *PARTS))
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:
-            archive.extractall(into, filter="data")
+            unpack(archive, into)
 
 
 def _key(tree: Path) -> str:

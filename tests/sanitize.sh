@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The core's tests with the address and undefined-behaviour sanitizers. The modules are built in a copy of the sources,
-# so that those in place stay as they are. PYTHON chooses the interpreter; arguments go to pytest.
+# The tests of the core, the edge and the ASGI door with the address and undefined-behaviour sanitizers. The modules are
+# built in a copy of the sources, so that those in place stay as they are. PYTHON chooses the interpreter; arguments go
+# to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -26,10 +27,17 @@ PYTHONPATH=$root/$copy/src
 export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS PYTHONMALLOC PYTHONPATH
 
 "$python" - <<'PY'
-import pathlib, sys
-import fasthook._core, fasthook._scan
-for module in (fasthook._core, fasthook._scan):
-    if "build/sanitize" not in pathlib.Path(module.__file__).as_posix():
-        sys.exit(f"not the module with the sanitizers: {module.__file__}")
+import importlib, pathlib, sys
+built = pathlib.Path("build/sanitize/src/fasthook").resolve()
+modules = sorted(path.stem for path in pathlib.Path("src/fasthook").glob("_*.pyx"))
+for name in modules:
+    file = pathlib.Path(importlib.import_module(f"fasthook.{name}").__file__)
+    if file.resolve().parent != built or b"__asan_" not in file.read_bytes() or b"__ubsan_" not in file.read_bytes():
+        sys.exit(f"not a module with the sanitizers: {file}")
+print(f"with the sanitizers: {', '.join(modules)}")
 PY
-exec "$python" -m pytest tests/core -q "$@"
+# The core, and what drives the edge and the ASGI door in this process: bytes of strangers, whole and in pieces.
+tests=(tests/core)
+for name in connection oracle repeat rows smuggling; do tests+=("tests/edge/test_$name.py"); done
+for name in protocol rows mounted; do tests+=("tests/asgi/test_$name.py"); done
+exec "$python" -m pytest "${tests[@]}" -q "$@"

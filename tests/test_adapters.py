@@ -10,10 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import aiogram
 import httpx
 import pytest
-from aiogram.client.default import DefaultBotProperties
 from fastapi import FastAPI
 from telebot.async_telebot import AsyncTeleBot
 from telegram.ext import (
@@ -26,7 +24,7 @@ from telegram.ext import (
     filters,
 )
 
-from e2e.libraries import message
+from e2e.libraries import aiogram, message
 from fasthook import Hook
 from fasthook.handlers import TargetError, WithBot, kinds_of, load
 from fasthook.handlers.text import well_formed
@@ -39,11 +37,13 @@ SECRET = "a-secret"
 
 
 def aiogram_bot() -> Any:
-    dispatcher = aiogram.Dispatcher()
-    dispatcher["bot"] = aiogram.Bot(TOKEN, default=DefaultBotProperties(parse_mode="HTML"))
+    library = aiogram()
+    properties = library.client.default.DefaultBotProperties(parse_mode="HTML")
+    dispatcher = library.Dispatcher()
+    dispatcher["bot"] = library.Bot(TOKEN, default=properties)
 
     @dispatcher.message()
-    async def echo(message: aiogram.types.Message) -> Any:
+    async def echo(message: Any) -> Any:
         return message.answer(message.text or "")
 
     return dispatcher
@@ -127,8 +127,9 @@ def module(monkeypatch: pytest.MonkeyPatch, **names: Any) -> None:
 
 
 def test_the_bot_beside_a_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = aiogram.Bot("1:TEST"), aiogram.Bot("2:TEST")
-    dispatcher = aiogram.Dispatcher()
+    library = aiogram()
+    one, two = library.Bot("1:TEST"), library.Bot("2:TEST")
+    dispatcher = library.Dispatcher()
     module(monkeypatch, dp=dispatcher, whatever=one)
     assert load("with_bots:dp").value == WithBot(dispatcher, one)
     module(monkeypatch, dp=dispatcher, whatever=one, bot=two)
@@ -141,8 +142,9 @@ def test_the_bot_beside_a_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dispatcher_without_a_bot(tmp_path: Path) -> None:
+    dispatcher = aiogram().Dispatcher()
     with pytest.raises(TargetError, match="the Dispatcher has no Bot"):
-        Hook(aiogram.Dispatcher(), state_dir=tmp_path)
+        Hook(dispatcher, state_dir=tmp_path)
 
 
 # ---------------------------------------------------------------- text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from fasthook.listeners import ListenError, address, listen
 from fasthook.settings import load
 
+# what needs a second address that nothing has to be set up for
+two_addresses = pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no 127.0.0.2")
 BOTH = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.1")]
 
 
@@ -25,6 +28,7 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     return places
 
 
+@two_addresses
 def test_one_port_on_each_address(resolves: list[tuple[int, str]]) -> None:
     settings = load({"host": "two", "port": 0}, {})
     with listen(settings) as listeners:
@@ -34,6 +38,7 @@ def test_one_port_on_each_address(resolves: list[tuple[int, str]]) -> None:
         assert address(settings, listeners.sockets) == f"http://two:{port}"
 
 
+@two_addresses
 def test_an_address_that_is_not_of_this_machine_is_left_out(resolves: list[tuple[int, str]]) -> None:
     resolves.insert(0, (socket.AF_INET, "192.0.2.1"))
     with listen(load({"host": "three", "port": 0}, {})) as listeners:
@@ -46,6 +51,7 @@ def test_no_address_is_of_this_machine(resolves: list[tuple[int, str]]) -> None:
         listen(load({"host": "none"}, {}))
 
 
+@two_addresses
 def test_nothing_is_left_open_where_one_address_is_taken(resolves: list[tuple[int, str]]) -> None:
     with socket.create_server(("127.0.0.2", 0)) as taken:
         port = taken.getsockname()[1]

@@ -7,8 +7,13 @@ What `/menu` begins is carried by its buttons; what `/start` begins, by the libr
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
+from types import ModuleType
 from typing import Any
+
+import pytest
 
 from fasthook.testing import TOKEN
 
@@ -321,6 +326,14 @@ async def echo(message):
         await app.send_message(message.chat.id, message.text)
 """
 )
+
+
+def aiogram() -> ModuleType:
+    """aiogram; the test is skipped on a Python that is too new for it, and nowhere else."""
+    if sys.version_info >= (3, 15):
+        pytest.importorskip("aiogram", reason="aiogram is not for Python 3.15 yet")
+    return importlib.import_module("aiogram")
+
 
 SOURCES = {"aiogram": AIOGRAM, "ptb": PTB, "telebot": TELEBOT}
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import botapi
+from e2e.libraries import aiogram
 from e2e.process import Ended, Response, Server, fasthook
 from e2e.steady import until
 from e2e.telegram import HEAD
@@ -742,7 +743,7 @@ async def button(query):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_each_is_registered_for_what_it_handles(serve: Callable[..., Server], bots: Bots, workers: str) -> None:
-    pytest.importorskip("aiogram")
+    aiogram()
     (bots.directory / "library.py").write_text(TWO_DISPATCHERS)
     above = 'public-url = "https://example.org"'
     first, second, third = (
@@ -767,7 +768,7 @@ def test_each_is_registered_for_what_it_handles(serve: Callable[..., Server], bo
 
 def test_a_librarys_dispatcher_for_two_bots(serve: Callable[..., Server], bots: Bots) -> None:
     """Each table has an adapter of its own, with its token; the first bot goes, and the other one still answers."""
-    pytest.importorskip("aiogram")
+    aiogram()
     (bots.directory / "library.py").write_text(AIOGRAM)
     bots.write(table(FIRST), table(SECOND))
     message = {"message_id": 1, "date": 0, "chat": {"id": 1, "type": "private"}}

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -149,6 +150,7 @@ def test_dead_letters_on_a_full_disk(serve: Start, bot: Bot, disk: Disk) -> None
     assert not server.find("Traceback")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
 def test_the_largest_file(serve: Start, bot: Bot) -> None:
     """RLIMIT_FSIZE, which is lifted again."""
     server = serve("--dedup-size", "100", "--queue-size", "100", env=HELD)
@@ -169,6 +171,7 @@ def test_the_largest_file(serve: Start, bot: Bot) -> None:
     assert "File too large; new updates get 503" in line
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk of its own")
 def test_a_small_disk(serve: Start, bot: Bot) -> None:
     """A real one: a tmpfs of the server's own."""
     if not shutil.which("unshare"):

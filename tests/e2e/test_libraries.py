@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bot import Bot
-from e2e.libraries import SOURCES
+from e2e.libraries import SOURCES, aiogram
 from e2e.process import PATIENCE, Polling, Server, fasthook, free_port
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
@@ -79,6 +79,8 @@ def library(request: pytest.FixtureRequest, bot: Bot) -> str:
 
 
 def write(bot: Bot, library: str) -> None:
+    if library == "aiogram":
+        aiogram()
     (bot.directory / "library_bot.py").write_text(SOURCES[library])
 
 
@@ -249,6 +251,7 @@ def test_what_telegram_may_say_to_a_method_of_aiogram(run: Run, bot: Bot, worker
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dispatcher_without_a_bot_gets_one_from_the_token(run: Run, bot: Bot, workers: int) -> None:
+    aiogram()
     source = SOURCES["aiogram"].replace("bot = Bot(TOKEN", "_ = lambda: Bot(TOKEN")
     (bot.directory / "library_bot.py").write_text(source)
     one = run("--token", TOKEN, way=Way("run", workers))
@@ -313,6 +316,8 @@ app.exception_handler = Take()
     ],
 )
 def test_what_is_no_handler(bot: Bot, source: str, words: str) -> None:
+    if "aiogram" in source:
+        aiogram()
     (bot.directory / "library_bot.py").write_text(source)
     ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
     assert ended.line.startswith(f"fasthook: library_bot:app: {words}")

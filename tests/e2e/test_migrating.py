@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bot import Bot
+from e2e.libraries import aiogram
 from e2e.process import PATIENCE, Polling, Server, environment, free_port
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
@@ -23,6 +24,8 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "migrate").glob("*.md"))
 @pytest.fixture(params=PAGES, ids=lambda path: path.stem)
 def page(request: pytest.FixtureRequest) -> str:
     path: Path = request.param
+    if path.stem == "aiogram":
+        aiogram()
     return path.read_text("utf-8")
 
 

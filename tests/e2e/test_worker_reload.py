@@ -14,7 +14,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.process import PATIENCE, SECRET, Server
-from e2e.steady import Steady, check_once, children, is_alive, until, worker_pids
+from e2e.steady import Steady, check_once, children, is_alive, state, until, worker_pids
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
@@ -211,7 +211,7 @@ def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> N
 
 def is_asleep(pid: int) -> bool:
     """It waits for something: it has said what it had to say."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    return state(pid) == "S"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
+import importlib.util
 import mmap
 import os
 import pkgutil
@@ -82,21 +82,28 @@ def leave_unix() -> None:
     sys.platform = "win32"
 
 
-def load_all() -> None:
-    """Import every module of fasthook."""
+def libraries() -> list[str]:
+    """Those of bots; aiogram is not for Python 3.15 yet."""
+    absent = sys.version_info >= (3, 15) and importlib.util.find_spec("aiogram") is None
+    return [*([] if absent else ["aiogram"]), "telegram.ext", "telebot.async_telebot"]
+
+
+def load_all(left_out: set[str]) -> None:
+    """Import every module of fasthook but these."""
     import fasthook
 
     for module in pkgutil.walk_packages(fasthook.__path__, "fasthook."):
-        if module.name != "fasthook.__main__":
+        if module.name not in {"fasthook.__main__", *left_out}:
             print(importlib.import_module(module.name).__name__)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--load-all":
-        for name in ("aiogram", "telegram.ext", "telebot.async_telebot", "pytest"):
+        names = libraries()
+        for name in (*names, "pytest"):
             importlib.import_module(name)
         leave_unix()
-        sys.exit(load_all())
+        sys.exit(load_all(set() if "aiogram" in names else {"fasthook.handlers.aiogram"}))
     leave_unix()
     from fasthook.cli import main
 

@@ -32,7 +32,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = made / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-    for name in ("src", "bench"):
+    for name in ("src", "bench", "release"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.html", "out", "node_modules", "*.egg-info")
         shutil.copytree(ROOT / name, made / name, ignore=ignored, dirs_exist_ok=True)
     scan = made / "src/fasthook/_scan.pyx"
