@@ -21,6 +21,7 @@ from fasthook.ops.beat import Beat
 from fasthook.ops.blocks import Blocks, Counts, HandlingByBot, Layout
 from fasthook.queues import Delivery, Queue, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.resting import refuse_to_leave
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
@@ -109,6 +110,8 @@ class Receiver:
         state = self._own_state()
         opened = False
         try:
+            if state and (last := state.other_queue(settings.queue)):
+                await asyncio.to_thread(refuse_to_leave, last, settings)
             layout = Layout(paths=self.bots.room if self.bots else 1)
             self.blocks = state.blocks(layout) if state else Blocks(None, layout)
             stats = self.blocks.add("door", os.getpid()).stats

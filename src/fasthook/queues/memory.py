@@ -64,7 +64,7 @@ class MemoryQueue:
         if self._kept_replies.exists():
             self._replies = await asyncio.to_thread(self._read_replies)
         if self._owner:
-            await asyncio.to_thread(self._take_over)
+            await asyncio.to_thread(take_over, self._spill)
         if not self._spill.exists():
             return 0
         deliveries = await asyncio.to_thread(self._read)
@@ -188,30 +188,6 @@ class MemoryQueue:
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
-    def _take_over(self) -> None:
-        """What processes that are gone have left goes into our spill."""
-        for left in self._spill.parent.glob(f"{self._spill.name}-*"):
-            pid = left.name.rpartition("-")[2]
-            if not pid.isdecimal() or _lives(int(pid)):
-                continue
-            try:
-                theirs = Store(left)
-                try:
-                    records = [record for _, record in theirs.items()]
-                finally:
-                    theirs.close()
-                ours = Store(self._spill)
-                try:
-                    ours.append(records)
-                finally:
-                    ours.close()
-            except DamagedError as error:
-                log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
-            except StoreError as error:
-                raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
-            else:
-                shutil.rmtree(left)
-
     def _write_replies(self, replies: Sequence[Reply]) -> None:
         if not replies and not self._replies:
             return
@@ -259,6 +235,31 @@ class MemoryQueue:
         except StoreError as error:
             raise QueueError(f"the spill cannot be read: {error}") from None
         return found
+
+
+def take_over(spill: Path) -> None:
+    """What processes that are gone have left beside a spill goes into it. QueueError: it cannot be read."""
+    for left in spill.parent.glob(f"{spill.name}-*"):
+        pid = left.name.rpartition("-")[2]
+        if not pid.isdecimal() or _lives(int(pid)):
+            continue
+        try:
+            theirs = Store(left)
+            try:
+                records = [record for _, record in theirs.items()]
+            finally:
+                theirs.close()
+            ours = Store(spill)
+            try:
+                ours.append(records)
+            finally:
+                ours.close()
+        except DamagedError as error:
+            log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
+        except StoreError as error:
+            raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
+        else:
+            shutil.rmtree(left)
 
 
 def _lives(pid: int) -> bool:
