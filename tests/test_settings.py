@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fasthook.settings import Rate, Settings, SettingsError, config_file, load, secret_of, unknown_variables
+from fasthook.settings import Rate, Settings, SettingsError, config_file, load, secret_of, setting, unknown_variables
 
 TOKEN = "123456789:AAF-abc_DEF"
 
@@ -263,6 +263,11 @@ def test_the_queue_of_the_command_is_a_journal_in_the_state_directory() -> None:
     assert load({}, {}, command=True).queue == "journal:.fasthook/journal"
     assert load({"state_dir": "elsewhere"}, {}, command=True).queue == "journal:elsewhere/journal"
     assert load({}, {"FASTHOOK_QUEUE": "memory:"}, command=True).queue == "memory:"
+
+
+def test_the_size_of_the_queue_says_which_queue_refuses_more() -> None:
+    words = setting("queue_size").metadata["help"]
+    assert words == "updates in memory, waiting or running; more get 503 with memory:, and wait on disk with journal:"
 
 
 def test_what_may_be_kept() -> None:

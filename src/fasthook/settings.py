@@ -290,7 +290,11 @@ class Settings:
     dead_max_age: float | None = option("30d", retention, "drop dead letters that are older; off for never")
     dead_max_count: int = option(10_000, whole(0, 10_000_000), "most dead letters that are kept; 0 for no limit")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time, in each worker")
-    queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
+    queue_size: int = option(
+        10_000,
+        whole(1, 10_000_000),
+        "updates in memory, waiting or running; more get 503 with memory:, and wait on disk with journal:",
+    )
     handler_timeout: float = option(
         60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed"
     )
