@@ -356,11 +356,12 @@ class Receiver:
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
         reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout, Reported)) else "failed"
+        attempts = update.attempt - (reason == "expired")  # that one has the attempt before it
         letter = DeadLetter.of(
             reason,
             update.bot_id,
             update.raw,
-            attempts=update.attempt,
+            attempts=attempts,
             received_at=update.received_at,
             error=error,
         )
@@ -371,7 +372,7 @@ class Receiver:
         there = f"\n{trace}" if trace else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
-            update.update_id, update.kind, update.attempt, reason, there,
+            update.update_id, update.kind, attempts, reason, there,
             exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
 
