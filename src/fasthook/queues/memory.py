@@ -152,7 +152,7 @@ class MemoryQueue:
 
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         await asyncio.to_thread(self._write_replies, replies)
-        deliveries = list(left)
+        deliveries = _oldest_first(left)
         await self._written()
         if deliveries or self._spilled:
             try:
@@ -235,6 +235,18 @@ class MemoryQueue:
         except StoreError as error:
             raise QueueError(f"the spill cannot be read: {error}") from None
         return found
+
+
+def _oldest_first(left: Iterable[Delivery]) -> list[Delivery]:
+    """By the time they came, but none before an earlier one of its chat: the clock may have been set back."""
+    latest: dict[tuple[int, int], float] = {}
+
+    def when(delivery: Delivery) -> float:
+        update = delivery.update
+        latest[update.lane] = at = max(update.received_at, latest.get(update.lane, 0.0))
+        return at
+
+    return sorted(left, key=when)
 
 
 def take_over(spill: Path) -> None:
