@@ -105,7 +105,7 @@ def test_it_is_settled(tmp_path: Path) -> None:
 
 
 def test_stale_handle(tmp_path: Path, queue: str) -> None:
-    handled, letters = after_a_downtime(tmp_path, *QUERIES, queue=queue, stale="handle", max_age="1h")
+    handled, letters = after_a_downtime(tmp_path, *QUERIES, queue=queue, stale="handle")
     assert sorted(handled) == [1, 2, 3, 4, 5, 6, 7]
     assert letters == []
 

@@ -275,3 +275,14 @@ def test_what_may_be_kept() -> None:
     assert load({"dead_max_age": "off", "dead_max_count": 0}, {}).dead_max_age is None
     with pytest.raises(SettingsError, match=r"^--keep-handled: memory: keeps nothing"):
         load({"keep_handled": "1h"}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_age": "20s", "stale": "handle"}, "--max-age and --stale handle: give one of them, what is stale is"),
+        ({"journal_max": "2GiB"}, "--journal-max: memory: has no journal; set --queue journal:DIRECTORY, or leave it"),
+    ],
+)
+def test_what_would_do_nothing_beside_another(given: dict[str, Any], words: str) -> None:
+    assert message(given).startswith(words)

@@ -365,6 +365,12 @@ class Settings:
             raise SettingsError("--uds and --fd: give one of them")
         if self.keep_handled is not None and self.queue == "memory:":
             raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
+        if self.journal_max != Settings.journal_max and self.queue == "memory:":
+            raise SettingsError("--journal-max: memory: has no journal; set --queue journal:DIRECTORY, or leave it out")
+        if self.max_age is not None and self.stale == "handle":
+            raise SettingsError(
+                "--max-age and --stale handle: give one of them, what is stale is either dropped or handled"
+            )
         if self.in_processes and sys.platform == "win32":
             raise SettingsError("--workers, --max-requests and --reload: worker processes need Linux or macOS")
         if sys.platform == "win32" and (self.uds or (self.ops or "").startswith("unix:")):

@@ -62,7 +62,8 @@ def test_a_start_that_would_leave_updates_behind_is_refused(start: Start, bot: B
 def test_what_waits_can_be_thrown_away(start: Start, bot: Bot, last: str, queue: str) -> None:
     """The file names the new queue already: the tools look at the last server's, as that line says they do."""
     leave(start, last, 1)
-    (bot.directory / "fasthook.toml").write_text(f'queue = "{queue}"\n')
+    more = "" if queue == "memory:" else 'keep-handled = "1d"\njournal-max = "2GiB"\n'  # which memory: has not
+    (bot.directory / "fasthook.toml").write_text(f'queue = "{queue}"\n{more}')
     assert run(bot).line.startswith(f"fasthook: 1 update waits in {last}, the queue of the last server: ")
     assert ids(bot, "queue", "list") == [1]
     assert tool(bot, "queue", "purge", "--all", "--queue", last, "--yes").output == "1 update thrown away\n"

@@ -89,7 +89,8 @@ def _queue(given: str) -> str:
 
 def _with_queue(settings: Settings, queue: str) -> Settings:
     """The same with another queue than that of the server, whose settings may not go with it."""
-    return dataclasses.replace(settings, queue=queue, keep_handled=None)
+    largest = settings.journal_max if queue != "memory:" else Settings.journal_max
+    return dataclasses.replace(settings, queue=queue, keep_handled=None, journal_max=largest)
 
 
 def confirm(question: str, *, yes: bool, must: bool) -> None:
