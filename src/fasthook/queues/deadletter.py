@@ -16,9 +16,13 @@ from typing import Any, TypeVar
 import orjson
 
 from fasthook.lanes import Reported
+from fasthook.ops.blocks import REASONS as COUNTED
 from fasthook.queues.store import DamagedError, Store, StoreError, SyncError, set_aside, words
 
 log = logging.getLogger("fasthook.dead")
+
+#: What a letter may say that it died of; "invalid": it was not an update.
+REASONS = COUNTED[:-1]
 
 _R = TypeVar("_R")
 
@@ -27,9 +31,7 @@ _R = TypeVar("_R")
 class DeadLetter:
     """An update that was given up on. Times are seconds since the epoch."""
 
-    reason: (
-        str  # "failed", "timeout", "invalid" (it was not an update), "reply failed", "expired", "crashed the worker"
-    )
+    reason: str  # of `REASONS`
     bot_id: int
     raw: bytes
     attempts: int
