@@ -299,7 +299,7 @@ def test_it_asks_on_a_terminal(start: Start, bot: Bot, queue: str) -> None:
         (
             ["dead", "list", "--reason", "nonsense"],
             "fasthook dead list: invalid value for '--reason': 'nonsense' is none of failed, timeout, invalid, reply "
-            "failed, expired, crashed the worker",
+            "failed, expired, crashed the worker, unreadable",
         ),
         (
             ["dead", "retry", "--reason", "reply_failed"],

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from fasthook.control import ControlError, Refused, owner
 from fasthook.queues import QueueError
-from fasthook.queues.deadletter import DeadLetters
+from fasthook.queues.deadletter import UNREADABLE, DeadLetters
 from fasthook.queues.memory import take_over
 from fasthook.queues.probe import DAMAGE
 from fasthook.queues.running import fresh, no_letter, no_update, packed, readable, require, stats_row, to_retry
-from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, waiting_row
+from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, unreadable_row, waiting_row
 from fasthook.queues.store import REPLAYED, Store, StoreError, pack_update
 from fasthook.settings import Settings
 from fasthook.state import Lock, StateError, is_gone, remember
@@ -203,6 +203,9 @@ class RestingTools:
         bots: Counter[int] = Counter()
         with self._files() as files:
             for row, _ in _waiting(files):
+                if row["state"] == UNREADABLE:
+                    kinds[UNREADABLE] += 1
+                    continue
                 kinds[row["kind"]] += 1
                 bots[row["bot_id"]] += 1
                 oldest = min(oldest, row["received_at"])
@@ -223,6 +226,10 @@ class RestingTools:
             for rows in (_waiting(files, number - 1), _handled(files, number - 1)):
                 for row, raw in itertools.islice(rows, 1):
                     if row["number"] == number:
+                        if row["state"] == UNREADABLE:
+                            raise Refused(
+                                f"update number {number} cannot be read: fasthook queue purge {number} throws it away"
+                            )
                         return row | {"raw": packed(raw)}
         raise no_update(number)
 
@@ -293,7 +300,7 @@ def refuse_to_leave(last: str, settings: Settings) -> None:
         return
     try:
         with contextlib.closing(_files(last, settings)) as files:
-            count = sum(1 for _ in _waiting(files))
+            count = sum(row["state"] != UNREADABLE for row, _ in _waiting(files))
     except (QueueError, StoreError, *DAMAGE) as error:
         log.error("%s, the queue of the last server, cannot be looked at, and what waits there is not handled: %s",
                   last, _in_use(str(error)))  # fmt: skip
@@ -321,6 +328,8 @@ def _waiting(files: Files, behind: int = 0) -> Iterator[tuple[Row, bytes]]:
     for number, record in files.waiting(behind):
         if (update := readable(record)) is not None:
             yield waiting_row(number, update, WAITING), update.raw
+        else:
+            yield unreadable_row(number, record), record
 
 
 def _handled(files: Files, behind: int = 0) -> Iterator[tuple[Row, bytes]]:
