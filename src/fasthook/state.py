@@ -195,9 +195,16 @@ def noted_queue(path: Path) -> str | None:
 
 
 def is_gone(queue: str) -> bool:
-    """Whether a queue is a journal that is not there."""
+    """Whether a queue is a journal that is not there. One that nobody may look into is: who opens it says so."""
     kind, _, place = queue.partition(":")
-    return kind == "journal" and not (Path(place) / "data.mdb").exists()
+    try:
+        if kind == "journal":
+            (Path(place) / "data.mdb").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _resolved(queue: str) -> str:

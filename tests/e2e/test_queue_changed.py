@@ -129,6 +129,18 @@ def test_one_that_cannot_be_read_is_told_of(start: Start, bot: Bot) -> None:
     assert server.stop() == 0
 
 
+def test_a_journal_that_cannot_be_opened_is_told_of(start: Start, bot: Bot) -> None:
+    leave(start, "journal:waiting", 1)
+    (bot.directory / "waiting").rename(bot.directory / "moved")
+    (bot.directory / "waiting").symlink_to("waiting")
+    words = "the journal waiting cannot be opened: "
+    ended = fasthook(bot.directory, "queue", "list")
+    assert (ended.code, ended.line[: len(words) + 10]) == (1, f"fasthook: {words}")
+    server = start("--secret", SECRET)
+    server.until(f"ERROR.*journal:waiting, the queue of the last server, cannot be looked at, .*: {words}")
+    assert server.stop() == 0
+
+
 def test_several_bots(start: Start, bot: Bot) -> None:
     table = '[[bot]]\ntoken = "{}:TEST"\npath = "/{}"\n'
     (bot.directory / "fasthook.toml").write_text("".join(table.format(n, n) for n in (42, 43)))

@@ -103,7 +103,7 @@ class _Journal:
 
         self._directory = directory
         self._open: Callable[[], Journal] = lambda: Journal(directory, limit)
-        self._journal: Journal | None = self._open() if (directory / "data.mdb").exists() else None
+        self._journal: Journal | None = None if is_gone(f"journal:{directory}") else self._open()
 
     def waiting(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
         if self._journal:
