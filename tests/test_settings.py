@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fasthook.settings import Rate, Settings, SettingsError, config_file, load, secret_of, unknown_variables
+from fasthook.settings import Rate, Settings, SettingsError, config_file, load, secret_of, setting, unknown_variables
 
 TOKEN = "123456789:AAF-abc_DEF"
 
@@ -265,8 +265,24 @@ def test_the_queue_of_the_command_is_a_journal_in_the_state_directory() -> None:
     assert load({}, {"FASTHOOK_QUEUE": "memory:"}, command=True).queue == "memory:"
 
 
+def test_the_size_of_the_queue_says_which_queue_refuses_more() -> None:
+    words = setting("queue_size").metadata["help"]
+    assert words == "updates in memory, waiting or running; more get 503 with memory:, and wait on disk with journal:"
+
+
 def test_what_may_be_kept() -> None:
     assert load({"keep_handled": "1h"}, {}, command=True).keep_handled == 3600
     assert load({"dead_max_age": "off", "dead_max_count": 0}, {}).dead_max_age is None
     with pytest.raises(SettingsError, match=r"^--keep-handled: memory: keeps nothing"):
         load({"keep_handled": "1h"}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_age": "20s", "stale": "handle"}, "--max-age and --stale handle: give one of them, what is stale is"),
+        ({"journal_max": "2GiB"}, "--journal-max: memory: has no journal; set --queue journal:DIRECTORY, or leave it"),
+    ],
+)
+def test_what_would_do_nothing_beside_another(given: dict[str, Any], words: str) -> None:
+    assert message(given).startswith(words)

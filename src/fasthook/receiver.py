@@ -21,6 +21,7 @@ from fasthook.ops.beat import Beat
 from fasthook.ops.blocks import Blocks, Counts, HandlingByBot, Layout
 from fasthook.queues import Delivery, Queue, QueueError, open_queue
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
+from fasthook.queues.resting import refuse_to_leave
 from fasthook.queues.running import RunningTools
 from fasthook.settings import Settings
 from fasthook.state import InUseError, StateDir
@@ -109,6 +110,8 @@ class Receiver:
         state = self._own_state()
         opened = False
         try:
+            if state and (last := state.other_queue(settings.queue)):
+                await asyncio.to_thread(refuse_to_leave, last, settings)
             layout = Layout(paths=self.bots.room if self.bots else 1)
             self.blocks = state.blocks(layout) if state else Blocks(None, layout)
             stats = self.blocks.add("door", os.getpid()).stats
@@ -353,11 +356,12 @@ class Receiver:
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
         reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout, Reported)) else "failed"
+        attempts = update.attempt - (reason == "expired")  # that one has the attempt before it
         letter = DeadLetter.of(
             reason,
             update.bot_id,
             update.raw,
-            attempts=update.attempt,
+            attempts=attempts,
             received_at=update.received_at,
             error=error,
         )
@@ -368,7 +372,7 @@ class Receiver:
         there = f"\n{trace}" if trace else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
-            update.update_id, update.kind, update.attempt, reason, there,
+            update.update_id, update.kind, attempts, reason, there,
             exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
 

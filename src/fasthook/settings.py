@@ -290,7 +290,11 @@ class Settings:
     dead_max_age: float | None = option("30d", retention, "drop dead letters that are older; off for never")
     dead_max_count: int = option(10_000, whole(0, 10_000_000), "most dead letters that are kept; 0 for no limit")
     concurrency: int = option(256, whole(1, 100_000), "updates handled at the same time, in each worker")
-    queue_size: int = option(10_000, whole(1, 10_000_000), "updates waiting or running before new ones get 503")
+    queue_size: int = option(
+        10_000,
+        whole(1, 10_000_000),
+        "updates in memory, waiting or running; more get 503 with memory:, and wait on disk with journal:",
+    )
     handler_timeout: float = option(
         60, seconds(0.001, 86_400), "a handler that runs longer is cancelled, and has failed"
     )
@@ -361,6 +365,12 @@ class Settings:
             raise SettingsError("--uds and --fd: give one of them")
         if self.keep_handled is not None and self.queue == "memory:":
             raise SettingsError("--keep-handled: memory: keeps nothing that was handled; set --queue journal:DIRECTORY")
+        if self.journal_max != Settings.journal_max and self.queue == "memory:":
+            raise SettingsError("--journal-max: memory: has no journal; set --queue journal:DIRECTORY, or leave it out")
+        if self.max_age is not None and self.stale == "handle":
+            raise SettingsError(
+                "--max-age and --stale handle: give one of them, what is stale is either dropped or handled"
+            )
         if self.in_processes and sys.platform == "win32":
             raise SettingsError("--workers, --max-requests and --reload: worker processes need Linux or macOS")
         if sys.platform == "win32" and (self.uds or (self.ops or "").startswith("unix:")):

@@ -150,6 +150,11 @@ class StateDir:
         except (OSError, UnicodeError) as error:
             log.warning("%s cannot be written: %s", self.path / _QUEUE, error)
 
+    def other_queue(self, queue: str) -> str | None:
+        """The queue of the last server, if it is known and another one than this."""
+        last = noted_queue(self.path)
+        return last if last is not None and _resolved(last) != _resolved(queue) else None
+
     def close(self) -> None:
         """Give the directory up."""
         self._lock.close()
@@ -187,6 +192,24 @@ def noted_queue(path: Path) -> str | None:
     if kind == "journal":
         return f"journal:{os.path.normpath(path / place)}"
     return f"{kind}:{place}" if kind else None
+
+
+def is_gone(queue: str) -> bool:
+    """Whether a queue is a journal that is not there. One that nobody may look into is: who opens it says so."""
+    kind, _, place = queue.partition(":")
+    try:
+        if kind == "journal":
+            (Path(place) / "data.mdb").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _resolved(queue: str) -> str:
+    kind, _, place = queue.partition(":")
+    return f"{kind}:{os.path.normcase(os.path.realpath(place))}" if place else queue
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -139,6 +139,17 @@ def test_memory_keeps_nothing_that_was_handled(bot: Bot) -> None:
     check(run(bot, "--queue", "memory:", "--keep-handled", "1h"), 2, words)
 
 
+@pytest.mark.parametrize(
+    "options", [("--max-age", "20s", "--stale", "handle"), ("--queue", "memory:", "--journal-max", "2GiB")]
+)
+def test_an_option_that_would_do_nothing(bot: Bot, options: tuple[str, ...]) -> None:
+    names = {
+        "--max-age": "--max-age and --stale handle: give one of them, what is stale is either dropped or handled",
+        "--queue": "--journal-max: memory: has no journal; set --queue journal:DIRECTORY, or leave it out",
+    }
+    check(run(bot, *options), 2, names[options[0]])
+
+
 def test_an_unknown_key_in_the_file(bot: Bot) -> None:
     (bot.directory / "fasthook.toml").write_text("handler-timout = 5\n")
     check(run(bot), 2, "fasthook.toml: handler-timout: no such setting; did you mean handler-timeout?")

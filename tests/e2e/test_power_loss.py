@@ -122,11 +122,13 @@ class Probe:
             check(*arguments, **options)
 
 
+@pytest.mark.parametrize("ack", ["queued", "handled"])
 @pytest.mark.parametrize("held", ["1", ""], ids=["one chat waits", "all are handled"])
-def test_power_loss(bot: Bot, tmp_path: Path, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_loss(bot: Bot, tmp_path: Path, held: str, ack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(tmp_path / "faults")
     disk.log()
     options = ["bot:handler", "--port", "0", "--secret", SECRET, "--drain-timeout", "0"]
+    options += ["--ack", ack, "--ack-deadline", "50ms"]  # at which what the chat that waits has is acknowledged
     server = Server(bot.directory, *options, env=disk.env | {"HELD": held})
     try:
         acknowledged = load(server, disk)

@@ -295,7 +295,16 @@ def test_it_asks_on_a_terminal(start: Start, bot: Bot, queue: str) -> None:
         (["queue", "purge", "1", "--all"], "fasthook queue purge: give --all, or numbers or filters"),
         (["queue", "replay"], "fasthook queue replay: say what to replay: NUMBERs, filters or --all"),
         (["dead", "retry", "--all", "--chat", "1"], "fasthook dead retry: give --all, or numbers or filters"),
-        (["dead", "drop", "1", "--reason", "x"], "fasthook dead drop: give numbers or filters, not both"),
+        (["dead", "drop", "1", "--reason", "failed"], "fasthook dead drop: give numbers or filters, not both"),
+        (
+            ["dead", "list", "--reason", "nonsense"],
+            "fasthook dead list: invalid value for '--reason': 'nonsense' is none of failed, timeout, invalid, reply "
+            "failed, expired, crashed the worker, unreadable",
+        ),
+        (
+            ["dead", "retry", "--reason", "reply_failed"],
+            "fasthook dead retry: invalid value for '--reason': 'reply_failed' is no reason; did you mean reply failed",
+        ),
         (["queue", "stats", "--queue", "disk:"], "fasthook: --queue: must be memory: or journal:DIRECTORY"),
         (["queue", "stats", "--config", "none.toml"], "fasthook: none.toml: no such file"),
     ],

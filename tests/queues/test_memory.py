@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fasthook import Update
+from fasthook._scan import restore
 from fasthook.queues import Delivery, Outcome, QueueError, open_queue
 from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import Store, pack_update, unpack_update
@@ -95,6 +96,22 @@ def test_what_is_left_comes_first_at_the_next_start(tmp_path: Path) -> None:
             assert (found.bot_id, found.received_at, found.attempt) == (original.bot_id, 1.5, original.attempt)
 
     run(main())
+
+
+def test_the_oldest_comes_first(tmp_path: Path) -> None:
+    """A stop leaves them chat by chat. Where the clock was set back meanwhile, the order of a chat is kept."""
+    came = {1: 1.0, 4: 4.0, 7: 7.0, 2: 2.0, 5: 5.0, 8: 1.5, 3: 3.0, 6: 6.0}
+    spill(tmp_path, *(at(when, update(n, chat=1 + (n - 1) % 3)) for n, when in came.items()))
+
+    async def main() -> None:
+        assert ids((await opened(tmp_path))[1]) == [1, 2, 3, 4, 5, 8, 6, 7]
+
+    run(main())
+
+
+def at(when: float, one: Update) -> Update:
+    """The same, received at this time."""
+    return restore(Update, one.raw, one.bot_id, when, one.attempt)
 
 
 def test_the_spill_outlives_a_crash_until_an_orderly_stop(tmp_path: Path) -> None:

@@ -86,10 +86,13 @@ def test_one_of_them(tmp_path: Path) -> None:
     run(main())
 
 
-def test_one_that_cannot_be_read_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_be_read_stays(tmp_path: Path) -> None:
     store = Store(tmp_path / "dead")
-    store.append([letter(1).pack(), b"nonsense", letter(3).pack()])
+    store.append([letter(1).pack(), b"2", letter(3).pack()])
     store.close()
-    assert run(added(tmp_path / "dead", max_age=1000.0)) == [1, 3]
-    [record] = caplog.records
-    assert record.getMessage().startswith("dead letter 2 cannot be read (")
+    assert run(added(tmp_path / "dead", max_age=1000.0)) == [1, 2, 3]
+    dead = DeadLetters(tmp_path / "dead")
+    assert [found.reason for _, found in dead.items()] == ["failed", "unreadable", "failed"]
+    with pytest.raises(ValueError, match=r"; fasthook dead drop 2 deletes it$"):
+        dead.get(2)
+    dead.close()

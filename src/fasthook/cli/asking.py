@@ -13,8 +13,8 @@ import click
 
 from fasthook.cli.options import fail, settings_from
 from fasthook.control import ControlError, NoServer, Refused, ask
-from fasthook.settings import Settings, options, variable
-from fasthook.state import noted_queue
+from fasthook.settings import Settings, SettingsError, flag, options, parsed, setting, variable
+from fasthook.state import is_gone, noted_queue
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _WHERE = ("state_dir", "queue")
@@ -42,13 +42,15 @@ class Tools:
 
     def __init__(self, given: dict[str, Any]) -> None:
         """Takes the place out of a command's parameters."""
-        place = {name: given.pop(name) for name in _WHERE}
-        settings = settings_from(given.pop("config"), place)
-        named = place["queue"] or os.environ.get(variable("queue"))
+        state_dir, named = (given.pop(name) for name in _WHERE)
+        named = named or os.environ.get(variable("queue"))
+        settings = settings_from(given.pop("config"), {"state_dir": state_dir})
         known = None if named else noted_queue(settings.state_dir)
         self._noted = False  # the queue is known from the last server
-        if known and settings.queue == f"journal:{settings.state_dir / 'journal'}":  # named nowhere
-            settings = dataclasses.replace(settings, queue=known, keep_handled=None)
+        if named:
+            settings = _with_queue(settings, _queue(named))
+        elif known and (not is_gone(known) or settings.queue == f"journal:{settings.state_dir / 'journal'}"):
+            settings = _with_queue(settings, known)
             self._noted = True
         self._settings: Settings = settings
 
@@ -76,6 +78,19 @@ class Tools:
                 return (yield from RestingTools(self._settings, noted=self._noted).ask(command, arguments))
         except (Refused, ControlError) as error:
             fail(str(error), code=1)
+
+
+def _queue(given: str) -> str:
+    try:
+        return str(parsed(setting("queue"), given, flag("queue")))
+    except SettingsError as error:
+        fail(str(error), code=2)
+
+
+def _with_queue(settings: Settings, queue: str) -> Settings:
+    """The same with another queue than that of the server, whose settings may not go with it."""
+    largest = settings.journal_max if queue != "memory:" else Settings.journal_max
+    return dataclasses.replace(settings, queue=queue, keep_handled=None, journal_max=largest)
 
 
 def confirm(question: str, *, yes: bool, must: bool) -> None:

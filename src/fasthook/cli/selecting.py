@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from fasthook._scan import KINDS
+from fasthook.queues.deadletter import REASONS
 from fasthook.queues.selection import Selection
 from fasthook.settings import seconds
 
@@ -44,8 +45,10 @@ def filter_options(*, reasons: bool) -> Callable[[_F], _F]:
         click.option("--newer-than", callback=_ago, metavar="TIME", help=f"Those that {when} less long ago: 10m, 1d."),
     ]
     if reasons:
-        words = "Those that died of this: failed, timeout, expired, invalid, …"
-        declared.append(click.option("--reason", "reasons", multiple=True, metavar="WORD", help=words))
+        words = f"Those that died of this: {', '.join(REASONS)}."
+        declared.append(
+            click.option("--reason", "reasons", multiple=True, callback=_reasons, metavar="WORDS", help=words)
+        )
 
     def give(function: _F) -> _F:
         for option in reversed(declared):
@@ -85,6 +88,15 @@ def _kinds(context: click.Context, parameter: click.Parameter, given: tuple[str,
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, 1)
             raise click.BadParameter(f"{kind!r} is no kind of update" + (f"; did you mean {near[0]}?" if near else ""))
+    return given
+
+
+def _reasons(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    for reason in given:
+        if reason not in REASONS:
+            near = difflib.get_close_matches(reason, REASONS, 1)
+            wrong = f"no reason; did you mean {near[0]}?" if near else f"none of {', '.join(REASONS)}"
+            raise click.BadParameter(f"{reason!r} is {wrong}")
     return given
 
 

@@ -30,7 +30,7 @@ def show_waiting(rows: Sequence[Row]) -> None:
     now = time.time()
     _table(
         rows,
-        ("age", lambda row: duration(now - row["received_at"])),
+        ("age", lambda row: None if row["received_at"] is None else duration(now - row["received_at"])),
         ("attempt", lambda row: row["attempt"]),
         ("state", lambda row: row["state"]),
     )
@@ -40,7 +40,7 @@ def show_dead(rows: Sequence[Row]) -> None:
     now = time.time()
     _table(
         rows,
-        ("died", lambda row: f"{duration(now - row['died_at'])} ago"),
+        ("died", lambda row: None if row["died_at"] is None else f"{duration(now - row['died_at'])} ago"),
         ("attempts", lambda row: row["attempts"]),
         ("reason", lambda row: row["reason"]),
     )

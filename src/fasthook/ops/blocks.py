@@ -18,7 +18,7 @@ from fasthook._protocol import EDGE_COUNTERS
 from fasthook._scan import Admitted
 
 #: Why updates become dead letters; any other reason counts as the last.
-REASONS = ("failed", "timeout", "invalid", "reply failed", "expired", "crashed the worker", "other")
+REASONS: tuple[str, ...] = ("failed", "timeout", "invalid", "reply failed", "expired", "crashed the worker", "other")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,14 @@ from typing import Any, TypeVar
 import orjson
 
 from fasthook.lanes import Reported
+from fasthook.ops.blocks import REASONS as COUNTED
 from fasthook.queues.store import DamagedError, Store, StoreError, SyncError, set_aside, words
 
 log = logging.getLogger("fasthook.dead")
+
+#: What a letter may say that it died of; "invalid": it was not an update.
+UNREADABLE = "unreadable"  # what is there is no letter, or one of another version
+REASONS: tuple[str, ...] = (*COUNTED[:-1], UNREADABLE)
 
 _R = TypeVar("_R")
 
@@ -27,9 +32,7 @@ _R = TypeVar("_R")
 class DeadLetter:
     """An update that was given up on. Times are seconds since the epoch."""
 
-    reason: (
-        str  # "failed", "timeout", "invalid" (it was not an update), "reply failed", "expired", "crashed the worker"
-    )
+    reason: str  # of `REASONS`
     bot_id: int
     raw: bytes
     attempts: int
@@ -109,21 +112,25 @@ class DeadLetters:
     # ------------------------------------------------------------ on the file
 
     def items(self, behind: int = 0) -> Iterator[Numbered]:
-        """Each number behind this one and its letter, oldest first. StoreError: the file cannot be read."""
+        """Each number behind this one and its letter, oldest first; one that cannot be read has that for its reason.
+
+        StoreError: the file cannot be read.
+        """
         if not self._directory.exists():
             return
         for number, record in self._open().items(behind):
             try:
-                letter = DeadLetter.unpack(record)
-            except ValueError as error:
-                log.error("dead letter %d cannot be read (%s): it stays there", number, error)
-            else:
-                yield number, letter
+                yield number, DeadLetter.unpack(record)
+            except ValueError:
+                yield number, DeadLetter(UNREADABLE, 0, record, 0, 0.0, 0.0, "")
 
     def get(self, number: int) -> DeadLetter | None:
         """The letter with this number. StoreError: the file cannot be read. ValueError: the letter cannot."""
         record = self._open().get(number) if self._directory.exists() else None
-        return None if record is None else DeadLetter.unpack(record)
+        try:
+            return None if record is None else DeadLetter.unpack(record)
+        except ValueError as error:
+            raise ValueError(f"{error}; fasthook dead drop {number} deletes it") from None
 
     def delete(self, numbers: Iterable[int]) -> int:
         """Remove letters: how many there were. StoreError: none was removed."""

@@ -64,7 +64,7 @@ class MemoryQueue:
         if self._kept_replies.exists():
             self._replies = await asyncio.to_thread(self._read_replies)
         if self._owner:
-            await asyncio.to_thread(self._take_over)
+            await asyncio.to_thread(take_over, self._spill)
         if not self._spill.exists():
             return 0
         deliveries = await asyncio.to_thread(self._read)
@@ -152,7 +152,7 @@ class MemoryQueue:
 
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         await asyncio.to_thread(self._write_replies, replies)
-        deliveries = list(left)
+        deliveries = _oldest_first(left)
         await self._written()
         if deliveries or self._spilled:
             try:
@@ -187,30 +187,6 @@ class MemoryQueue:
         self._closing = True
         if self._writing is not None:
             await asyncio.wait([self._writing])
-
-    def _take_over(self) -> None:
-        """What processes that are gone have left goes into our spill."""
-        for left in self._spill.parent.glob(f"{self._spill.name}-*"):
-            pid = left.name.rpartition("-")[2]
-            if not pid.isdecimal() or _lives(int(pid)):
-                continue
-            try:
-                theirs = Store(left)
-                try:
-                    records = [record for _, record in theirs.items()]
-                finally:
-                    theirs.close()
-                ours = Store(self._spill)
-                try:
-                    ours.append(records)
-                finally:
-                    ours.close()
-            except DamagedError as error:
-                log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
-            except StoreError as error:
-                raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
-            else:
-                shutil.rmtree(left)
 
     def _write_replies(self, replies: Sequence[Reply]) -> None:
         if not replies and not self._replies:
@@ -259,6 +235,43 @@ class MemoryQueue:
         except StoreError as error:
             raise QueueError(f"the spill cannot be read: {error}") from None
         return found
+
+
+def _oldest_first(left: Iterable[Delivery]) -> list[Delivery]:
+    """By the time they came, but none before an earlier one of its chat: the clock may have been set back."""
+    latest: dict[tuple[int, int], float] = {}
+
+    def when(delivery: Delivery) -> float:
+        update = delivery.update
+        latest[update.lane] = at = max(update.received_at, latest.get(update.lane, 0.0))
+        return at
+
+    return sorted(left, key=when)
+
+
+def take_over(spill: Path) -> None:
+    """What processes that are gone have left beside a spill goes into it. QueueError: it cannot be read."""
+    for left in spill.parent.glob(f"{spill.name}-*"):
+        pid = left.name.rpartition("-")[2]
+        if not pid.isdecimal() or _lives(int(pid)):
+            continue
+        try:
+            theirs = Store(left)
+            try:
+                records = [record for _, record in theirs.items()]
+            finally:
+                theirs.close()
+            ours = Store(spill)
+            try:
+                ours.append(records)
+            finally:
+                ours.close()
+        except DamagedError as error:
+            log.error("the spill of process %s is damaged (%s): it is kept as %s", pid, error, set_aside(left))
+        except StoreError as error:
+            raise QueueError(f"the spill of process {pid} cannot be read: {error}") from None
+        else:
+            shutil.rmtree(left)
 
 
 def _lives(pid: int) -> bool:

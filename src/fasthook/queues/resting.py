@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -12,13 +14,17 @@ from typing import Any, Protocol
 
 from fasthook.control import ControlError, Refused, owner
 from fasthook.queues import QueueError
-from fasthook.queues.deadletter import DeadLetters
+from fasthook.queues.deadletter import UNREADABLE, DeadLetters
+from fasthook.queues.memory import take_over
+from fasthook.queues.probe import DAMAGE
 from fasthook.queues.running import fresh, no_letter, no_update, packed, readable, require, stats_row, to_retry
-from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, waiting_row
+from fasthook.queues.selection import HANDLED, WAITING, Row, Selection, dead_row, unreadable_row, waiting_row
 from fasthook.queues.store import REPLAYED, Store, StoreError, pack_update
 from fasthook.settings import Settings
-from fasthook.state import Lock, StateError, remember
+from fasthook.state import Lock, StateError, is_gone, remember
 from fasthook.update import Update
+
+log = logging.getLogger("fasthook.queue")
 
 Arguments = Mapping[str, Any]
 Answer = Generator[Row, None, Row]  # yields rows, returns the result, as `control.ask` does
@@ -50,6 +56,7 @@ class _Spill:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        take_over(directory)
         self._store: Store | None = Store(directory) if directory.exists() else None
 
     def waiting(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -96,7 +103,7 @@ class _Journal:
 
         self._directory = directory
         self._open: Callable[[], Journal] = lambda: Journal(directory, limit)
-        self._journal: Journal | None = self._open() if (directory / "data.mdb").exists() else None
+        self._journal: Journal | None = None if is_gone(f"journal:{directory}") else self._open()
 
     def waiting(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
         if self._journal:
@@ -173,14 +180,11 @@ class RestingTools:
         }
 
     def _files(self) -> contextlib.closing[Files]:
-        kind, _, place = self._settings.queue.partition(":")
-        if kind == "journal":
-            if self._noted and not (Path(place) / "data.mdb").exists():
-                raise Refused(f"the last server's journal {place} is gone: set --queue to where it is now")
-            return contextlib.closing(_Journal(Path(place), self._settings.journal_max))
-        if kind == "memory":
-            return contextlib.closing(_Spill(self._settings.state_dir / "spill"))
-        raise Refused(f"the queue {kind}: can be looked at only through a server that runs")
+        queue = self._settings.queue
+        if self._noted and is_gone(queue):
+            place = queue.partition(":")[2]
+            raise Refused(f"the last server's journal {place} is gone: set --queue to where it is now")
+        return contextlib.closing(_files(queue, self._settings))
 
     @contextlib.contextmanager
     def _letters(self) -> Iterator[DeadLetters]:
@@ -199,6 +203,9 @@ class RestingTools:
         bots: Counter[int] = Counter()
         with self._files() as files:
             for row, _ in _waiting(files):
+                if row["state"] == UNREADABLE:
+                    kinds[UNREADABLE] += 1
+                    continue
                 kinds[row["kind"]] += 1
                 bots[row["bot_id"]] += 1
                 oldest = min(oldest, row["received_at"])
@@ -219,6 +226,10 @@ class RestingTools:
             for rows in (_waiting(files, number - 1), _handled(files, number - 1)):
                 for row, raw in itertools.islice(rows, 1):
                     if row["number"] == number:
+                        if row["state"] == UNREADABLE:
+                            raise Refused(
+                                f"update number {number} cannot be read: fasthook queue purge {number} throws it away"
+                            )
                         return row | {"raw": packed(raw)}
         raise no_update(number)
 
@@ -277,10 +288,48 @@ class RestingTools:
             return {"count": len(numbers) if arguments["count_only"] else letters.delete(numbers)}
 
 
+def refuse_to_leave(last: str, settings: Settings) -> None:
+    """Don't let a server start with another queue than the last one's while updates wait in that one.
+
+    The state directory is ours. One that is gone, or cannot be looked at, is told of in the log. QueueError: so many
+    wait, and how to go on.
+    """
+    if is_gone(last):
+        log.warning("%s, the queue of the last server, is gone: what waited there is handled only if it is in %s now",
+                    last, settings.queue)  # fmt: skip
+        return
+    try:
+        with contextlib.closing(_files(last, settings)) as files:
+            count = sum(row["state"] != UNREADABLE for row, _ in _waiting(files))
+    except (QueueError, StoreError, *DAMAGE) as error:
+        log.error("%s, the queue of the last server, cannot be looked at, and what waits there is not handled: %s",
+                  last, _in_use(str(error)))  # fmt: skip
+        return
+    if count:
+        wait, named = "update waits" if count == 1 else "updates wait", f"--queue {shlex.quote(last)}"
+        state = settings.state_dir
+        place = named if state == Settings.state_dir else f"{named} --state-dir {shlex.quote(str(state))}"
+        raise QueueError(
+            f"{count} {wait} in {last}, the queue of the last server: start once with {named} to handle what waits, or "
+            f"throw it away with fasthook queue purge --all {place}"
+        )
+
+
+def _files(queue: str, settings: Settings) -> Files:
+    kind, _, place = queue.partition(":")
+    if kind == "journal":
+        return _Journal(Path(place), settings.journal_max)
+    if kind == "memory":
+        return _Spill(settings.state_dir / "spill")
+    raise QueueError(f"the queue {kind}: can be looked at only through a server that runs")
+
+
 def _waiting(files: Files, behind: int = 0) -> Iterator[tuple[Row, bytes]]:
     for number, record in files.waiting(behind):
         if (update := readable(record)) is not None:
             yield waiting_row(number, update, WAITING), update.raw
+        else:
+            yield unreadable_row(number, record), record
 
 
 def _handled(files: Files, behind: int = 0) -> Iterator[tuple[Row, bytes]]:
