@@ -239,6 +239,7 @@ def test_info_watches(start: Start, bot: Bot, telegram: Telegram) -> None:
 
 USUAL = tuple(kind for kind in KINDS[1:] if kind not in ("chat_member", "message_reaction", "message_reaction_count"))
 WANTED = Wanted(URL, "secret", 40, None, None, None, False)
+FIXED = replace(WANTED, ip_address="192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,9 @@ WANTED = Wanted(URL, "secret", 40, None, None, None, False)
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.1"], "6": ["2001:db8::1"]}, []),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.9"]}, ["Telegram calls 192.0.2.1, the DNS says 192.0.2.9"]),
         ({}, None, {"6": ["2001:db8::1"]}, ["the host has only an IPv6 address"]),
+        ({"ip_address": "192.0.2.1"}, FIXED, {"4": ["192.0.2.9"]}, []),
+        ({"ip_address": "192.0.2.1"}, FIXED, {"6": ["2001:db8::1"]}, []),
+        ({"ip_address": "192.0.2.5"}, FIXED, {"4": ["192.0.2.9"]}, ["Telegram has another ip_address"]),
     ],
 )  # fmt: skip
 def test_what_counts_as_wrong(
@@ -274,6 +278,15 @@ def test_what_counts_as_wrong(
     assert len(found) == len(expected)
     assert all(problem.what.startswith(words) for problem, words in zip(found, expected, strict=True))
     assert all(problem.cause and problem.fix for problem in found)
+
+
+def test_what_to_do_when_the_dns_says_something_else() -> None:
+    """To set the same webhook again does nothing (Bot API server, "Webhook is already set")."""
+    told = {"url": URL, "max_connections": 40, "ip_address": "192.0.2.1"}
+    [found] = problems(told, WANTED, 10_000, {"4": ["192.0.2.9"]})
+    assert "every half hour Telegram asks the DNS by itself" in found.fix
+    assert "fasthook webhook delete, then fasthook webhook set" in found.fix
+    assert "If it was fixed with --ip-address: fasthook webhook set without that" in found.fix
 
 
 # ---------------------------------------------------------------- run registers

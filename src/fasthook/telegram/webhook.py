@@ -195,7 +195,7 @@ def problems(
         )
     if wanted and url:
         found += [_difference(name, info, wanted) for name in wanted.differs(info)]
-    if url and resolve:
+    if url and resolve and not (wanted and wanted.ip_address):
         found += _addresses(info, resolve)
     for message, date in (
         (info.get("last_error_message"), info.get("last_error_date")),
@@ -255,7 +255,8 @@ def _addresses(info: dict[str, Any], resolve: dict[str, list[str]]) -> list[Prob
                 f"Telegram calls {calls}, the DNS says {', '.join(known)}",
                 "the address changed and Telegram still has the old one, or it was fixed with ip_address; "
                 "behind a CDN this may be in order",
-                "fasthook webhook set makes Telegram ask the DNS again",
+                "wait: about every half hour Telegram asks the DNS by itself. At once: fasthook webhook delete, then "
+                "fasthook webhook set. If it was fixed with --ip-address: fasthook webhook set without that",
             )
         ]
     return []

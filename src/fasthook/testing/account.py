@@ -378,7 +378,7 @@ def _without_url(given: Parameters) -> Parameters:
 def _same(wanted: Webhook | None, now: Webhook | None) -> bool:
     if wanted is None or now is None:
         return wanted is now
-    address = wanted.ip_address in ("", now.ip_address)
+    address = wanted.fixed == now.fixed and (not wanted.fixed or wanted.ip_address == now.ip_address)
     same = (wanted.url, wanted.secret, wanted.max_connections) == (now.url, now.secret, now.max_connections)
     return same and address and wanted.certificate is None and now.certificate is None
 
