@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from botapi import Answer, BotServer
 from e2e.bot import Bot
 from e2e.process import COMMAND, PATIENCE, SECRET, Ended, Server, environment, fasthook
 from e2e.tools import until
@@ -131,6 +132,24 @@ def test_what_telegram_refuses_is_one_line(bot: Bot, telegram: Telegram, kind: s
     ended, said = webhook(bot, telegram, "set", *PUBLIC)
     assert ended.line.startswith(f"fasthook: {REFUSED[kind]}")
     assert (ended.code, ended.lines, said) == (1, (ended.line,), "")
+
+
+ALIEN = {  # what others answer in JSON, and how the line about it begins
+    "a web service": (404, b'{"detail":"Not Found"}', "no answer from the Bot API after 3 tries (HTTP 404, not what a"),
+    "a health page": (200, b'{"hello":"world"}', "no answer from the Bot API after 3 tries (HTTP 200, not what a"),
+    "another result": (200, b'{"ok":true,"result":true}', "the result is not what a"),
+}
+
+
+@pytest.mark.parametrize("alien", ALIEN)
+@pytest.mark.parametrize("what", ["set", "info", "delete"])
+def test_an_api_url_where_something_else_answers(bot: Bot, what: str, alien: str) -> None:
+    status, body, begins = ALIEN[alien]
+    with BotServer(*[Answer(status, body)] * 3) as server:
+        ended = fasthook(bot.directory, "webhook", what, *PUBLIC, "--token", TOKEN, "--api-url", server.url)
+    line = f"fasthook: getWebhookInfo: {begins} Bot API server says; is --api-url right?"
+    assert ended.line.startswith(line)
+    assert (ended.code, ended.lines) == (1, (ended.line,))
 
 
 def test_a_host_that_telegram_does_not_find(bot: Bot, telegram: Telegram) -> None:
@@ -327,6 +346,17 @@ def test_run_serves_while_telegram_cannot_be_reached(start: Start, bot: Bot, tel
     server.until("the webhook is registered")
     assert server.stop() == 0
     assert [one.update_id for one in bot.handled] == [1]
+
+
+@pytest.mark.parametrize("alien", ALIEN)
+def test_run_registers_when_the_bot_api_server_is_there_again(start: Start, bot: Bot, alien: str) -> None:
+    """Behind a gateway that answers for it meanwhile."""
+    none = Answer.json(200, result={"url": ""})
+    with BotServer(Answer(*ALIEN[alien][:2]), none, Answer.json(200, result=True)) as server:
+        running = start("--token", TOKEN, "--api-url", server.url, *PUBLIC)
+        running.until("the webhook is not registered yet, tried again in . s: getWebhookInfo: .* is --api-url right")
+        running.until("the webhook is registered")
+        assert running.stop() == 0
 
 
 @pytest.mark.parametrize("kind", ["close", "hang", "slow"])

@@ -58,7 +58,7 @@ def _set(bot: _Bot) -> None:
     wanted = Wanted.of(settings, bot.kinds)
 
     async def work(api: BotAPI) -> str:
-        old = await api.call("getWebhookInfo")
+        old = await api.webhook_info()
         await wanted.register(api)
         return str(old.get("url", ""))
 
@@ -80,7 +80,7 @@ def _delete(bot: _Bot) -> None:
     settings = bot.settings
 
     async def work(api: BotAPI) -> str:
-        old = await api.call("getWebhookInfo")
+        old = await api.webhook_info()
         await api.call("deleteWebhook", drop_pending_updates=settings.drop_pending or None)
         return str(old.get("url", ""))
 
@@ -250,8 +250,7 @@ def _look(bot: _Bot, as_json: bool) -> tuple[bool, str]:
     from fasthook.telegram.webhook import Wanted, host_of, problems
 
     async def work(api: BotAPI) -> dict[str, Any]:
-        found: dict[str, Any] = await api.call("getWebhookInfo")
-        return found
+        return await api.webhook_info()
 
     settings = bot.settings
     told = _call(settings, work)

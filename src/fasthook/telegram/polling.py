@@ -112,17 +112,16 @@ class Poller:
 
     async def _fetch(self) -> list[dict[str, Any]]:
         kinds = self._kinds()
-        calling = self._api.call(
-            "getUpdates",
+        calling = self._api.updates(
             offset=self._offset or None,
             limit=_LIMIT,
             timeout=_POLL,
             allowed_updates=list(kinds) if kinds is not None and kinds != self._told else None,
         )
-        self._call = asyncio.ensure_future(calling)
+        self._call = fetching = asyncio.ensure_future(calling)
         self._asks = True
         try:
-            updates: list[dict[str, Any]] = await self._call
+            updates = await fetching
         finally:
             self._call, self._asks = None, False
         self._told = kinds
@@ -199,7 +198,7 @@ async def webhook_of(settings: Settings) -> str:
     """The address of the bot's webhook, empty if there is none. PollError: Telegram doesn't say."""
     api = _api(settings)
     try:
-        info: dict[str, Any] = await api.call("getWebhookInfo")
+        info = await api.webhook_info()
     except BotAPIError as error:
         raise PollError(sentence(error)) from None
     except BotAPIUnreachable as error:

@@ -130,7 +130,7 @@ async def _register_once(api: BotAPI, wanted: Wanted, settings: Settings) -> Non
     assert settings.token
     file = settings.state_dir / f"webhook-{settings.bot_id}"
     mark = wanted.mark(settings.token)
-    info = await api.call("getWebhookInfo")
+    info = await api.webhook_info()
     different = wanted.differs(info)
     if not different and not wanted.drop_pending and _read(file) == mark:
         log.info("Telegram has the webhook as it is to be: %s", wanted.url)
