@@ -113,9 +113,10 @@ class Simulator:
         return self.bot.add_chat(chat_id, kind, members, title)
 
     def fail(self, kind: str, method: str = "*", **how: Any) -> Fault:
-        """From now on answer the first bot's calls with this; see `Fault`. ValueError: the kind is not known."""
+        """From now on answer the bots' calls with this; see `Fault`. ValueError: the kind is not known."""
         fault = Fault(kind, method, **how)
-        self.bot.faults.insert(0, fault)
+        for account in self.accounts:
+            account.faults.insert(0, fault)
         return fault
 
     def heal(self) -> None:
