@@ -119,6 +119,26 @@ def test_what_was_there_is_told(bot: Bot, telegram: Telegram) -> None:
     assert telegram.webhook_info()["pending_update_count"] == 1
 
 
+UNKNOWN = "--allowed-updates: foo is not a kind of update known here, and Telegram ignores what it doesn't know"
+
+
+def test_a_kind_that_nobody_knows(start: Start, bot: Bot, telegram: Telegram) -> None:
+    """There may be new ones. It is no difference to what Telegram has, which drops it, and told in one line."""
+    public = [*PUBLIC, "--allowed-updates", "message,foo"]
+    ended, _ = webhook(bot, telegram, "set", *public)
+    assert (ended.code, ended.lines) == (0, (f"fasthook: {UNKNOWN}",))
+    assert calls_of(telegram, "setWebhook")[0].params["allowed_updates"] == ["message", "foo"]
+    assert telegram.webhook_info()["allowed_updates"] == ["message"]
+    ended, said = webhook(bot, telegram, "info", "--json", *public)
+    assert ended.lines == (f"fasthook: {UNKNOWN}",)
+    assert not [problem for problem in json.loads(said)["problems"] if "allowed_updates" in problem["what"]]
+    for words in ("the webhook is registered", "Telegram has the webhook as it is to be"):
+        server = start("--token", TOKEN, "--api-url", telegram.url, *public)
+        server.until(words)
+        assert server.stop() == 0
+        assert len(server.find(UNKNOWN)) == 1
+
+
 REFUSED = {
     "401": "getWebhookInfo: 401 Unauthorized: Telegram doesn't know the token; it was mistyped or revoked",
     "html": "getWebhookInfo: no answer from the Bot API after 3 tries (HTTP 502, a web page, not what a ",
@@ -279,6 +299,9 @@ FIXED = replace(WANTED, ip_address="192.0.2.1")
         ({}, replace(WANTED, allowed_updates=()), None, []),
         ({}, replace(WANTED, allowed_updates=USUAL), None, []),
         ({}, replace(WANTED, allowed_updates=("message",)), None, ["Telegram has other allowed_updates"]),
+        ({"allowed_updates": ["message"]}, replace(WANTED, allowed_updates=("message", "of_tomorrow")), None, []),
+        ({"allowed_updates": ["message", "of_tomorrow"]}, replace(WANTED, allowed_updates=("message",)), None, []),
+        ({}, replace(WANTED, allowed_updates=("of_tomorrow",)), None, []),
         ({"allowed_updates": [*USUAL, "chat_member"]}, replace(WANTED, allowed_updates=()), None,
          ["Telegram has other allowed_updates"]),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.1"], "6": ["2001:db8::1"]}, []),

@@ -48,6 +48,7 @@ def set_webhook(target: str | None, config: str | None, bot_id: int | None, **gi
     bots = _bots(target, config, given, bot_id)
     if bots[0].settings.public_url is None:
         fail("no address: set --public-url", code=2)
+    _warn(bots)
     _for_each(bots, _set)
 
 
@@ -101,6 +102,7 @@ def info(target: str | None, as_json: bool, watch: bool, config: str | None, bot
     Exit code 0: all is well; 1: something is wrong.
     """
     bots = _bots(target, config, given, bot_id)
+    _warn(bots)
     healthy = True
     try:
         while True:
@@ -183,6 +185,14 @@ def _bot(target: str | None, table: BotTable) -> _Bot:
     if not settings.token:
         fail("no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN", code=2)
     return _Bot(settings, kinds, several, unknown)
+
+
+def _warn(bots: list[_Bot]) -> None:
+    from fasthook.telegram.webhook import unknown_kinds
+
+    for words in dict.fromkeys(unknown_kinds(bot.settings) for bot in bots):
+        if words:
+            tell(words)
 
 
 def _for_each(bots: list[_Bot], work: Callable[[_Bot], None]) -> None:

@@ -23,7 +23,7 @@ from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
 from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable, Conflict, NotFound, Unauthorized
-from fasthook.telegram.webhook import sentence
+from fasthook.telegram.webhook import sentence, unknown_kinds
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
@@ -268,6 +268,8 @@ async def _poll(hook: Hook, ends: _Ends, stop: Stop, notifier: Notifier) -> int:
     settings = hook.settings
     assert settings.token
     polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    if words := unknown_kinds(settings):
+        log.warning("%s", words)
     wanted = settings.allowed_updates
     poller = Poller(hook, polling, lambda: hook.receiver.kinds if wanted is None else wanted)
     if hook.receiver.workers:

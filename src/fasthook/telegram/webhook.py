@@ -22,6 +22,7 @@ from fasthook.telegram.explain import explain
 
 log = logging.getLogger("fasthook")
 
+_KNOWN = frozenset(KINDS[1:])
 #: What Telegram doesn't send unless it is named (Bot API, "setWebhook", `allowed_updates`).
 _UNASKED = frozenset({"chat_member", "message_reaction", "message_reaction_count"})
 _PATIENCE = 20.0  # seconds for one call
@@ -89,8 +90,20 @@ class Wanted:
 
 
 def _kinds(names: Iterable[str] | None) -> set[str]:
-    """The kinds that a list asks for. Telegram leaves the list out when it is its own choice."""
-    return set(names or ()) or set(KINDS[1:]) - _UNASKED
+    """The kinds that a list asks for, as far as they are known. Telegram leaves the list out when it is its own choice.
+
+    It drops what it doesn't know without a word, so that a misspelt kind would be a difference for ever.
+    """
+    return set(names or ()) & _KNOWN or set(_KNOWN - _UNASKED)
+
+
+def unknown_kinds(settings: Settings) -> str:
+    """A line on what --allowed-updates names and nobody here knows; empty if there is nothing of that."""
+    unknown = [kind for kind in settings.allowed_updates or () if kind not in _KNOWN]
+    if not unknown:
+        return ""
+    is_one = "is not a kind of update" if len(unknown) == 1 else "are not kinds of updates"
+    return f"--allowed-updates: {', '.join(unknown)} {is_one} known here, and Telegram ignores what it doesn't know"
 
 
 # ---------------------------------------------------------------- while a server runs
@@ -100,6 +113,8 @@ async def keep_registered(settings: Settings, kinds: tuple[str, ...] | None) -> 
     """Register the webhook if Telegram has another, trying until Telegram has been reached; tell what came of it."""
     assert settings.token
     wanted = Wanted.of(settings, kinds)
+    if words := unknown_kinds(settings):
+        log.warning("%s", words)
     api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
     pause = 1.0
     try:
