@@ -184,8 +184,6 @@ def test_what_is_missing(bot: Bot, telegram: Telegram) -> None:
     for what in ("set", "info", "delete"):
         ended = fasthook(bot.directory, "webhook", what, *PUBLIC)
         assert ended.line == "fasthook: no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN"
-    ended, _ = webhook(bot, telegram, "set", *PUBLIC, "--certificate", "none.pem")
-    assert ended.line == "fasthook: --certificate: none.pem: No such file or directory"
 
 
 # ---------------------------------------------------------------- info
@@ -470,9 +468,30 @@ def test_run_without_a_token_cannot_register(bot: Bot) -> None:
     assert (ended.code, ended.lines) == (1, (words,))
 
 
-def test_run_with_a_certificate_that_is_not_there(bot: Bot) -> None:
-    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--certificate", "none.pem")
-    assert (ended.code, ended.lines) == (1, ("fasthook: --certificate: none.pem: no such file",))
+NO_CERTIFICATES = {
+    "none.pem": (None, "none.pem: No such file or directory"),
+    "empty.pem": (b"", "empty.pem is no certificate: it must be one in PEM, as fasthook webhook certificate makes it"),
+    "text.txt": ("root:x:0:0:Gr\u00fc\u00dfe\n".encode(), "text.txt is no certificate: "),
+    "half.pem": (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "half.pem is no certificate: "),
+    "key.pem": (
+        b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+        "key.pem holds a private key, and Telegram gets the public certificate only",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_CERTIFICATES)
+def test_a_file_that_is_no_certificate(bot: Bot, telegram: Telegram, name: str) -> None:
+    """Telegram is not asked, and gets nothing of it."""
+    content, words = NO_CERTIFICATES[name]
+    if content is not None:
+        (bot.directory / name).write_bytes(content)
+    where = [*PUBLIC, "--api-url", telegram.url, "--token", TOKEN, "--certificate", name]
+    for code, command in ((2, ["webhook", "set"]), (1, ["run", "bot:handler", "--port", "0"])):
+        ended = fasthook(bot.directory, *command, *where)
+        assert ended.line.startswith(f"fasthook: --certificate: {words}")
+        assert (ended.code, ended.lines) == (code, (ended.line,))
+    assert telegram.calls == []
 
 
 def test_what_run_remembers_is_no_secret(start: Start, bot: Bot, telegram: Telegram) -> None:

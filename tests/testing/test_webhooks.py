@@ -132,6 +132,17 @@ async def test_an_ip_address_that_is_none(s: Stage) -> None:
     assert await refused(s, ip_address="1.2.3") == "Bad Request: bad webhook: Invalid IP address specified"
 
 
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0:root\n", b"\xff\xfe"])
+def test_a_certificate_that_is_none(content: bytes, verify: bool) -> None:
+    async def main() -> str:
+        async with stage(Rules(verify=verify)) as s:
+            return await refused(s, {"certificate": content}, url=f"https://localhost:{s.hook.port}/")
+
+    words = "Bad Request: bad webhook: Can't create an SSL context: invalid certificate file"
+    assert asyncio.run(main()) == words
+
+
 @played
 async def test_a_certificate_that_is_too_large(s: Stage) -> None:
     words = await refused(s, {"certificate": b"x" * (3 << 20) + b"x"})

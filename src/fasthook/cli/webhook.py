@@ -49,7 +49,20 @@ def set_webhook(target: str | None, config: str | None, bot_id: int | None, **gi
     if bots[0].settings.public_url is None:
         fail("no address: set --public-url", code=2)
     _warn(bots)
+    for file in {bot.settings.certificate for bot in bots}:
+        _check_certificate(file)
     _for_each(bots, _set)
+
+
+def _check_certificate(file: Path | None) -> None:
+    from fasthook.telegram.pem import check_certificate
+
+    if file is None:
+        return
+    try:
+        check_certificate(file)
+    except ValueError as error:
+        fail(f"--certificate: {error}", code=2)
 
 
 def _set(bot: _Bot) -> None:

@@ -146,6 +146,11 @@ def _check_address(text: str, rules: Rules) -> None:
 def _tls(webhook: Webhook, rules: Rules) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if webhook.certificate is not None:
+        try:
+            context.load_verify_locations(cadata=webhook.certificate.decode("ascii", "ignore"))
+        except (ssl.SSLError, ValueError):  # ValueError: it is empty
+            raise _bad("Can't create an SSL context: invalid certificate file") from None
     if not rules.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -153,10 +158,6 @@ def _tls(webhook: Webhook, rules: Rules) -> ssl.SSLContext:
     if rules.ca:
         context.load_verify_locations(cafile=rules.ca)
     if webhook.certificate is not None:
-        try:
-            context.load_verify_locations(cadata=webhook.certificate.decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError):
-            raise _bad("Can't create an SSL context: invalid certificate file") from None
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate of one's own is no authority
     return context
 
