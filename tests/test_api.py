@@ -101,6 +101,22 @@ def test_retry_after_is_obeyed(waits: list[float]) -> None:
     assert len(server.calls) == 4
 
 
+def test_who_calls_can_be_told_of_a_wait(waits: list[float]) -> None:
+    """Before it, since it may be an hour."""
+    told: list[str] = []
+
+    async def main(server: str) -> None:
+        api = BotAPI(TOKEN, server, waits=lambda words: told.append(f"{words}, after {len(waits)}"))
+        try:
+            await send(api)
+        finally:
+            await api.close()
+
+    with BotServer(flooded(7), flooded(3600)) as server:
+        asyncio.run(main(server.url))
+    assert told == ["sendMessage: Telegram says wait 7 s, after 0", "sendMessage: Telegram says wait 3600 s, after 1"]
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_is_no_answer_is_tried_again(waits: list[float], failure: Answer) -> None:
     with BotServer(failure, failure, failure, failure, OK) as server:

@@ -119,6 +119,13 @@ def test_what_was_there_is_told(bot: Bot, telegram: Telegram) -> None:
     assert telegram.webhook_info()["pending_update_count"] == 1
 
 
+def test_a_wait_is_told(bot: Bot, telegram: Telegram) -> None:
+    telegram.fail("429", "setWebhook", times=1, retry_after=1)
+    ended, said = webhook(bot, telegram, "set", *PUBLIC)
+    assert (ended.code, ended.lines) == (0, ("fasthook: setWebhook: Telegram says wait 1 s",))
+    assert said == f"the webhook of bot 42 is {URL}\n"
+
+
 UNKNOWN = "--allowed-updates: foo is not a kind of update known here, and Telegram ignores what it doesn't know"
 
 
@@ -363,6 +370,7 @@ def test_run_serves_while_telegram_cannot_be_reached(start: Start, bot: Bot, tel
         telegram.fail(kind, times=1)
     server = run(start, telegram)
     assert server.post(samples.update(1)).status == 200
+    server.until("WARNING +fasthook: getWebhookInfo: Telegram says wait 1 s")
     server.until("the webhook is not registered yet, tried again in . s: getWebhookInfo: no answer", 2)
     server.until("the webhook is registered")
     assert server.stop() == 0

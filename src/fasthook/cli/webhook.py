@@ -228,7 +228,7 @@ def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
 
     async def main() -> _T:
         assert settings.token
-        api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
+        api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3, waits=tell)
         try:
             return await work(api)
         finally:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 from asyncio import sleep
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ class BotAPI:
     """Calls methods of the Bot API as one bot. The token is in no log line, no exception and no repr.
 
     `server`: its address, `https://api.telegram.org` or a local Bot API server. `timeout`: seconds for one request.
-    `tries`: how often a call is tried when the network or the server fails.
+    `tries`: how often a call is tried when the network or the server fails. `waits`: told, in one line, of each time
+    that Telegram wants to be waited for.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class BotAPI:
         *,
         timeout: float = _TIMEOUT,
         tries: int = _TRIES,
+        waits: Callable[[str], None] | None = None,
     ) -> None:
         self._redact = Redact(token)
         logging.getLogger("httpx").addFilter(self._redact)  # httpx logs the address of each request
         self._tries = tries
+        self._waits = waits
         self._timeout = timeout
         self._client = httpx.AsyncClient(
             base_url=f"{server.rstrip('/')}/bot{token}/",
@@ -125,6 +128,8 @@ class BotAPI:
                 wait = _retry_after(answer)
                 if answer["error_code"] != 429 or wait is None:
                     raise _error(method, answer)
+                if self._waits:
+                    self._waits(f"{method}: Telegram says wait {wait} s")
                 await sleep(wait)
                 continue
             tries += 1

@@ -218,7 +218,7 @@ def has_webhook(settings: Settings, url: str) -> str:
 
 def _api(settings: Settings) -> BotAPI:
     assert settings.token
-    return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
+    return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3, waits=log.warning)
 
 
 async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, take_over: bool) -> int:
@@ -267,7 +267,7 @@ async def _poll(hook: Hook, ends: _Ends, stop: Stop, notifier: Notifier) -> int:
     """Poll until it is asked to end, and stop the receiver; the exit code."""
     settings = hook.settings
     assert settings.token
-    polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1, waits=log.warning)
     if words := unknown_kinds(settings):
         log.warning("%s", words)
     wanted = settings.allowed_updates

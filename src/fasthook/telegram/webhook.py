@@ -115,7 +115,7 @@ async def keep_registered(settings: Settings, kinds: tuple[str, ...] | None) -> 
     wanted = Wanted.of(settings, kinds)
     if words := unknown_kinds(settings):
         log.warning("%s", words)
-    api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1, waits=log.warning)
     pause = 1.0
     try:
         while True:
