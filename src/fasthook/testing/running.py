@@ -77,8 +77,10 @@ class _Thread:
 def lasting_loop() -> Iterator[asyncio.AbstractEventLoop]:
     """A loop for one `RunningBot` after the other: an application that several of them serve may be bound to it."""
     loop = asyncio.new_event_loop()
-    yield loop
-    _Thread("fasthook-bot", loop).stop()  # which closes it, and not in a thread where another loop may run
+    try:
+        yield loop
+    finally:
+        _Thread("fasthook-bot", loop).stop()  # which closes it, and not in a thread where another loop may run
 
 
 class Conversation:
