@@ -28,7 +28,19 @@ from fasthook.telegram.api import (
 
 KINDS = {400: BadRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 429: TooManyRequests}
 TOKEN = "123456789:AAF-abc_DEF"
-FAILURES = [HTML, HANG_UP, Answer(200, b"<html>"), Answer(200, b"[1]"), Answer(200, b"\xff"), Answer.json(500)]
+ALIEN = [  # JSON of others: a gateway, a service at the same address, a page for health
+    Answer(404, b'{"detail":"Not Found"}'),
+    Answer(403, b'{"message":"Forbidden"}'),
+    Answer(400, b'{"error":{"code":400}}'),
+    Answer(400, b'{"ok":false,"error":"no such route"}'),
+    Answer(400, b'{"ok":false,"error_code":"E400"}'),
+    Answer(429, b'{"ok":false,"parameters":{"retry_after":7}}'),
+    Answer(200, b'{"hello":"world"}'),
+    Answer(200, b'{"ok":true}'),
+    Answer(200, b'{"ok":1,"result":{}}'),
+]
+BROKEN = Answer.json(500, error_code=500, description="Internal Server Error")
+FAILURES = [HTML, HANG_UP, Answer(200, b"<html>"), Answer(200, b"[1]"), Answer(200, b"\xff"), BROKEN, *ALIEN]
 
 
 @pytest.fixture
@@ -89,6 +101,22 @@ def test_retry_after_is_obeyed(waits: list[float]) -> None:
     assert len(server.calls) == 4
 
 
+def test_who_calls_can_be_told_of_a_wait(waits: list[float]) -> None:
+    """Before it, since it may be an hour."""
+    told: list[str] = []
+
+    async def main(server: str) -> None:
+        api = BotAPI(TOKEN, server, waits=lambda words: told.append(f"{words}, after {len(waits)}"))
+        try:
+            await send(api)
+        finally:
+            await api.close()
+
+    with BotServer(flooded(7), flooded(3600)) as server:
+        asyncio.run(main(server.url))
+    assert told == ["sendMessage: Telegram says wait 7 s, after 0", "sendMessage: Telegram says wait 3600 s, after 1"]
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_is_no_answer_is_tried_again(waits: list[float], failure: Answer) -> None:
     with BotServer(failure, failure, failure, failure, OK) as server:
@@ -120,10 +148,10 @@ def test_nobody_listens(waits: list[float]) -> None:
         Answer.json(409, error_code=409, description="Conflict: terminated by other getUpdates request"),
         Answer.json(403, error_code=403, description="Forbidden: bot was blocked by the user"),
         Answer.json(400, error_code=400, description="Bad Request: chat not found"),
-        Answer.json(429, description="no word of how long"),
+        Answer.json(429, error_code=429, description="no word of how long"),
         flooded(3601),
-        Answer(200, b'{"ok":false,"description":"odd"}'),
-        Answer(404, b"{}"),
+        Answer.json(404, error_code=404, description="Not Found"),
+        Answer.json(413, error_code=413, description="Request Entity Too Large"),
     ],
 )
 def test_a_refusal_is_not_tried_again(waits: list[float], answer: Answer) -> None:
@@ -144,7 +172,9 @@ def test_what_cannot_be_sent(value: object) -> None:
 
 
 def test_what_it_has_migrated_to_can_be_read() -> None:
-    gone = Answer.json(400, description="group chat was upgraded", parameters={"migrate_to_chat_id": -1005})
+    gone = Answer.json(
+        400, error_code=400, description="group chat was upgraded", parameters={"migrate_to_chat_id": -1005}
+    )
     with BotServer(gone) as server, pytest.raises(BadRequest) as raised:
         use(server.url, send)
     assert raised.value.parameters == {"migrate_to_chat_id": -1005}
@@ -154,6 +184,27 @@ def test_a_page_instead_of_an_answer_is_told(waits: list[float]) -> None:
     words = r"\(HTTP 502, a web page, not what a Bot API server says; is --api-url right\?\)$"
     with BotServer(*[HTML] * 5) as server, pytest.raises(BotAPIUnreachable, match=words):
         use(server.url, send)
+
+
+@pytest.mark.parametrize("failure", ALIEN)
+def test_json_that_is_none_of_a_bot_api_server_is_told(waits: list[float], failure: Answer) -> None:
+    words = rf"\(HTTP {failure.status}, not what a Bot API server says; is --api-url right\?\)$"
+    with BotServer(*[failure] * 5) as server, pytest.raises(BotAPIUnreachable, match=words):
+        use(server.url, send)
+
+
+@pytest.mark.parametrize("result", [True, None, [], "https://bot.example.com", {}, {"url": 5}])
+def test_a_webhook_that_is_none(result: object) -> None:
+    words = r"^getWebhookInfo: the result is not what a Bot API server says; is --api-url right\?$"
+    with BotServer(Answer.json(200, result=result)) as server, pytest.raises(BotAPIUnreachable, match=words):
+        use(server.url, lambda api: api.webhook_info())
+
+
+@pytest.mark.parametrize("result", [True, {}, ["update"], [{}], [{"update_id": "5"}], [{"update_id": True}]])
+def test_updates_that_are_none(result: object) -> None:
+    words = r"^getUpdates: the result is not what a Bot API server says; is --api-url right\?$"
+    with BotServer(Answer.json(200, result=result)) as server, pytest.raises(BotAPIUnreachable, match=words):
+        use(server.url, lambda api: api.updates())
 
 
 def test_a_server_that_says_nothing(waits: list[float]) -> None:
@@ -181,7 +232,7 @@ def test_files_of_each_kind(tmp_path: Path, waits: list[float]) -> None:
         await api.call("sendPhoto", chat_id=5, photo=opened)
         await api.call("sendMediaGroup", chat_id=5, media=media)
 
-    with BotServer(Answer.json(500), OK, Answer.json(500)) as server:
+    with BotServer(BROKEN, OK, BROKEN) as server:
         use(server.url, work)
     document = {"chat_id": "5", "caption": "hi", "entities": '[{"offset":0}]', "document": ("a.txt", b"path")}
     group = server.calls[4].params
@@ -211,7 +262,7 @@ def test_the_token_is_nowhere_to_be_read(waits: list[float], caplog: pytest.LogC
                 await send(api)
             assert "AAF" not in repr(raised.value)
 
-    with BotServer(OK, Answer.json(400), *[HANG_UP] * 5) as server:
+    with BotServer(OK, Answer.json(400, error_code=400), *[HANG_UP] * 5) as server:
         use(server.url, work)
     assert "AAF" not in caplog.text
     assert "HTTP Request: POST" in caplog.text

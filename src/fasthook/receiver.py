@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,8 @@ class Receiver:
         settings = self.settings
         if not self._in_workers and not self.bots:
             _check_token(settings)
-        if settings.certificate and not settings.certificate.is_file():
-            raise StartError(f"--certificate: {settings.certificate}: no such file")
+        if settings.certificate:
+            _check_certificate(settings.certificate)
         state = self._own_state()
         opened = False
         try:
@@ -490,6 +491,15 @@ class Receiver:
 def _check_token(settings: Settings) -> None:
     if settings.public_url and not settings.token:
         raise StartError("--public-url: registering the webhook needs the bot's token; set --token")
+
+
+def _check_certificate(file: Path) -> None:
+    from fasthook.telegram.pem import check_certificate
+
+    try:
+        check_certificate(file)
+    except ValueError as error:
+        raise StartError(f"--certificate: {error}") from None
 
 
 def _hidden(settings: Settings) -> list[str]:

@@ -112,10 +112,11 @@ def test_bytes_that_only_telegram_sends(poll: Start, bot: Bot) -> None:
 def test_the_kinds_of_the_bot_are_asked_for_once(poll: Start, telegram: Telegram) -> None:
     polls = Polls(telegram)
     give(telegram, 1)
-    server = poll("--allowed-updates", "message,poll")
+    server = poll("--allowed-updates", "message,foo")
     telegram.settled().result()
     assert server.stop() == 0
-    assert polls.params[0] == {"limit": 100, "timeout": 30, "allowed_updates": ["message", "poll"]}
+    assert polls.params[0] == {"limit": 100, "timeout": 30, "allowed_updates": ["message", "foo"]}
+    assert len(server.find("WARNING +fasthook: --allowed-updates: foo is not a kind of update known here")) == 1
     assert "allowed_updates" not in polls.params[1]
 
 

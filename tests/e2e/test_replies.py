@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from botapi import Answer, BotServer
 from e2e.bot import Bot
-from e2e.process import PATIENCE, Server
+from e2e.process import PATIENCE, SECRET, Server
 from fasthook.settings import secret_of
-from fasthook.testing import TOKEN, Call
+from fasthook.testing import TOKEN, Call, samples
 from fasthook.testing.running import Telegram
 
 UNLIMITED = ["--reply-chat-rate", "off"]
@@ -54,6 +55,18 @@ def test_what_telegram_may_say_to_it(start: Start, bot: Bot, telegram: Telegram)
     assert server.find("HTTP Request: POST")
     assert not server.find(PLAIN)
     assert len(bot.handled) == 4
+    assert bot.dead == []
+
+
+def test_a_gateway_that_refuses_in_json_is_not_telegram(start: Start, bot: Bot) -> None:
+    """It is tried again, and not settled as refused."""
+    gateway = [Answer(403, b'{"message":"Forbidden"}'), Answer(400, b'{"error":"no upstream"}')]
+    with BotServer(*gateway) as api:
+        server = start("--api-url", api.url, *UNLIMITED, "--token", TOKEN, "--secret", SECRET)
+        assert server.post(samples.update(1, text="say hello")).status == 200
+        assert [call.params["text"] for call in api.until_called(3)] == ["hello"] * 3
+        assert server.stop() == 0
+    assert not server.find("refused")
     assert bot.dead == []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from botapi import Answer, BotServer
 from e2e.bot import Bot
 from e2e.process import COMMAND, PATIENCE, SECRET, Ended, Server, environment, fasthook
 from e2e.tools import until
@@ -118,6 +119,33 @@ def test_what_was_there_is_told(bot: Bot, telegram: Telegram) -> None:
     assert telegram.webhook_info()["pending_update_count"] == 1
 
 
+def test_a_wait_is_told(bot: Bot, telegram: Telegram) -> None:
+    telegram.fail("429", "setWebhook", times=1, retry_after=1)
+    ended, said = webhook(bot, telegram, "set", *PUBLIC)
+    assert (ended.code, ended.lines) == (0, ("fasthook: setWebhook: Telegram says wait 1 s",))
+    assert said == f"the webhook of bot 42 is {URL}\n"
+
+
+UNKNOWN = "--allowed-updates: foo is not a kind of update known here, and Telegram ignores what it doesn't know"
+
+
+def test_a_kind_that_nobody_knows(start: Start, bot: Bot, telegram: Telegram) -> None:
+    """There may be new ones. It is no difference to what Telegram has, which drops it, and told in one line."""
+    public = [*PUBLIC, "--allowed-updates", "message,foo"]
+    ended, _ = webhook(bot, telegram, "set", *public)
+    assert (ended.code, ended.lines) == (0, (f"fasthook: {UNKNOWN}",))
+    assert calls_of(telegram, "setWebhook")[0].params["allowed_updates"] == ["message", "foo"]
+    assert telegram.webhook_info()["allowed_updates"] == ["message"]
+    ended, said = webhook(bot, telegram, "info", "--json", *public)
+    assert ended.lines == (f"fasthook: {UNKNOWN}",)
+    assert not [problem for problem in json.loads(said)["problems"] if "allowed_updates" in problem["what"]]
+    for words in ("the webhook is registered", "Telegram has the webhook as it is to be"):
+        server = start("--token", TOKEN, "--api-url", telegram.url, *public)
+        server.until(words)
+        assert server.stop() == 0
+        assert len(server.find(UNKNOWN)) == 1
+
+
 REFUSED = {
     "401": "getWebhookInfo: 401 Unauthorized: Telegram doesn't know the token; it was mistyped or revoked",
     "html": "getWebhookInfo: no answer from the Bot API after 3 tries (HTTP 502, a web page, not what a ",
@@ -133,6 +161,24 @@ def test_what_telegram_refuses_is_one_line(bot: Bot, telegram: Telegram, kind: s
     assert (ended.code, ended.lines, said) == (1, (ended.line,), "")
 
 
+ALIEN = {  # what others answer in JSON, and how the line about it begins
+    "a web service": (404, b'{"detail":"Not Found"}', "no answer from the Bot API after 3 tries (HTTP 404, not what a"),
+    "a health page": (200, b'{"hello":"world"}', "no answer from the Bot API after 3 tries (HTTP 200, not what a"),
+    "another result": (200, b'{"ok":true,"result":true}', "the result is not what a"),
+}
+
+
+@pytest.mark.parametrize("alien", ALIEN)
+@pytest.mark.parametrize("what", ["set", "info", "delete"])
+def test_an_api_url_where_something_else_answers(bot: Bot, what: str, alien: str) -> None:
+    status, body, begins = ALIEN[alien]
+    with BotServer(*[Answer(status, body)] * 3) as server:
+        ended = fasthook(bot.directory, "webhook", what, *PUBLIC, "--token", TOKEN, "--api-url", server.url)
+    line = f"fasthook: getWebhookInfo: {begins} Bot API server says; is --api-url right?"
+    assert ended.line.startswith(line)
+    assert (ended.code, ended.lines) == (1, (ended.line,))
+
+
 def test_a_host_that_telegram_does_not_find(bot: Bot, telegram: Telegram) -> None:
     ended, _ = webhook(bot, telegram, "set", "--public-url", "https://bot.invalid")
     assert ended.line.startswith("fasthook: setWebhook: 400 Bad Request: bad webhook: Failed to resolve host: ")
@@ -145,8 +191,6 @@ def test_what_is_missing(bot: Bot, telegram: Telegram) -> None:
     for what in ("set", "info", "delete"):
         ended = fasthook(bot.directory, "webhook", what, *PUBLIC)
         assert ended.line == "fasthook: no token: set --token, FASTHOOK_TOKEN or BOT_TOKEN"
-    ended, _ = webhook(bot, telegram, "set", *PUBLIC, "--certificate", "none.pem")
-    assert ended.line == "fasthook: --certificate: none.pem: No such file or directory"
 
 
 # ---------------------------------------------------------------- info
@@ -239,6 +283,7 @@ def test_info_watches(start: Start, bot: Bot, telegram: Telegram) -> None:
 
 USUAL = tuple(kind for kind in KINDS[1:] if kind not in ("chat_member", "message_reaction", "message_reaction_count"))
 WANTED = Wanted(URL, "secret", 40, None, None, None, False)
+FIXED = replace(WANTED, ip_address="192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -259,11 +304,17 @@ WANTED = Wanted(URL, "secret", 40, None, None, None, False)
         ({}, replace(WANTED, allowed_updates=()), None, []),
         ({}, replace(WANTED, allowed_updates=USUAL), None, []),
         ({}, replace(WANTED, allowed_updates=("message",)), None, ["Telegram has other allowed_updates"]),
+        ({"allowed_updates": ["message"]}, replace(WANTED, allowed_updates=("message", "of_tomorrow")), None, []),
+        ({"allowed_updates": ["message", "of_tomorrow"]}, replace(WANTED, allowed_updates=("message",)), None, []),
+        ({}, replace(WANTED, allowed_updates=("of_tomorrow",)), None, []),
         ({"allowed_updates": [*USUAL, "chat_member"]}, replace(WANTED, allowed_updates=()), None,
          ["Telegram has other allowed_updates"]),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.1"], "6": ["2001:db8::1"]}, []),
         ({"ip_address": "192.0.2.1"}, None, {"4": ["192.0.2.9"]}, ["Telegram calls 192.0.2.1, the DNS says 192.0.2.9"]),
         ({}, None, {"6": ["2001:db8::1"]}, ["the host has only an IPv6 address"]),
+        ({"ip_address": "192.0.2.1"}, FIXED, {"4": ["192.0.2.9"]}, []),
+        ({"ip_address": "192.0.2.1"}, FIXED, {"6": ["2001:db8::1"]}, []),
+        ({"ip_address": "192.0.2.5"}, FIXED, {"4": ["192.0.2.9"]}, ["Telegram has another ip_address"]),
     ],
 )  # fmt: skip
 def test_what_counts_as_wrong(
@@ -274,6 +325,15 @@ def test_what_counts_as_wrong(
     assert len(found) == len(expected)
     assert all(problem.what.startswith(words) for problem, words in zip(found, expected, strict=True))
     assert all(problem.cause and problem.fix for problem in found)
+
+
+def test_what_to_do_when_the_dns_says_something_else() -> None:
+    """To set the same webhook again does nothing (Bot API server, "Webhook is already set")."""
+    told = {"url": URL, "max_connections": 40, "ip_address": "192.0.2.1"}
+    [found] = problems(told, WANTED, 10_000, {"4": ["192.0.2.9"]})
+    assert "every half hour Telegram asks the DNS by itself" in found.fix
+    assert "fasthook webhook delete, then fasthook webhook set" in found.fix
+    assert "If it was fixed with --ip-address: fasthook webhook set without that" in found.fix
 
 
 # ---------------------------------------------------------------- run registers
@@ -310,10 +370,22 @@ def test_run_serves_while_telegram_cannot_be_reached(start: Start, bot: Bot, tel
         telegram.fail(kind, times=1)
     server = run(start, telegram)
     assert server.post(samples.update(1)).status == 200
+    server.until("WARNING +fasthook: getWebhookInfo: Telegram says wait 1 s")
     server.until("the webhook is not registered yet, tried again in . s: getWebhookInfo: no answer", 2)
     server.until("the webhook is registered")
     assert server.stop() == 0
     assert [one.update_id for one in bot.handled] == [1]
+
+
+@pytest.mark.parametrize("alien", ALIEN)
+def test_run_registers_when_the_bot_api_server_is_there_again(start: Start, bot: Bot, alien: str) -> None:
+    """Behind a gateway that answers for it meanwhile."""
+    none = Answer.json(200, result={"url": ""})
+    with BotServer(Answer(*ALIEN[alien][:2]), none, Answer.json(200, result=True)) as server:
+        running = start("--token", TOKEN, "--api-url", server.url, *PUBLIC)
+        running.until("the webhook is not registered yet, tried again in . s: getWebhookInfo: .* is --api-url right")
+        running.until("the webhook is registered")
+        assert running.stop() == 0
 
 
 @pytest.mark.parametrize("kind", ["close", "hang", "slow"])
@@ -404,9 +476,30 @@ def test_run_without_a_token_cannot_register(bot: Bot) -> None:
     assert (ended.code, ended.lines) == (1, (words,))
 
 
-def test_run_with_a_certificate_that_is_not_there(bot: Bot) -> None:
-    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--certificate", "none.pem")
-    assert (ended.code, ended.lines) == (1, ("fasthook: --certificate: none.pem: no such file",))
+NO_CERTIFICATES = {
+    "none.pem": (None, "none.pem: No such file or directory"),
+    "empty.pem": (b"", "empty.pem is no certificate: it must be one in PEM, as fasthook webhook certificate makes it"),
+    "text.txt": ("root:x:0:0:Gr\u00fc\u00dfe\n".encode(), "text.txt is no certificate: "),
+    "half.pem": (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "half.pem is no certificate: "),
+    "key.pem": (
+        b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+        "key.pem holds a private key, and Telegram gets the public certificate only",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_CERTIFICATES)
+def test_a_file_that_is_no_certificate(bot: Bot, telegram: Telegram, name: str) -> None:
+    """Telegram is not asked, and gets nothing of it."""
+    content, words = NO_CERTIFICATES[name]
+    if content is not None:
+        (bot.directory / name).write_bytes(content)
+    where = [*PUBLIC, "--api-url", telegram.url, "--token", TOKEN, "--certificate", name]
+    for code, command in ((2, ["webhook", "set"]), (1, ["run", "bot:handler", "--port", "0"])):
+        ended = fasthook(bot.directory, *command, *where)
+        assert ended.line.startswith(f"fasthook: --certificate: {words}")
+        assert (ended.code, ended.lines) == (code, (ended.line,))
+    assert telegram.calls == []
 
 
 def test_what_run_remembers_is_no_secret(start: Start, bot: Bot, telegram: Telegram) -> None:

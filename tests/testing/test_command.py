@@ -65,8 +65,8 @@ class Simulation:
         assert len(matches) >= count, "\n".join([f"no line matches {pattern!r} in:", *self.lines])
         return matches[count - 1]
 
-    def call(self, method: str, **params: Any) -> Any:
-        return httpx.post(f"{self.url}/bot{TOKEN}/{method}", json=params, timeout=PATIENCE).json()
+    def call(self, method: str, /, *, token: str = TOKEN, **params: Any) -> Any:
+        return httpx.post(f"{self.url}/bot{token}/{method}", json=params, timeout=PATIENCE).json()
 
     def wait(self) -> int:
         code = self.process.wait(PATIENCE)
@@ -177,6 +177,40 @@ def test_updates_as_lines_are_a_recording_too(start: Start, tmp_path: Path) -> N
         kinds = [kind for update in found for kind in update if kind != "update_id"]
     assert simulation.stop() == 0
     assert len(set(kinds)) == len(bodies) - 3
+
+
+def test_several_bots(start: Start) -> None:
+    """People talk to each of them, when it listens; what goes wrong goes wrong for each."""
+    bots = ["--token", "43:TEST-one", "--token", "44:TEST-two"]
+    simulation = start(*bots, "--rate", "200", "--fail", "sendMessage:429")
+    simulation.until(
+        r"^  run     fasthook run --api-url http://\S+, with a \[\[bot\]\] for each token in fasthook.toml$"
+    )
+    for token in ("44:TEST-two", "43:TEST-one"):
+        assert simulation.call("getUpdates", token=token, timeout=20)["result"]
+        assert simulation.call("sendMessage", token=token, chat_id=1_000_000_001, text="hi")["error_code"] == 429
+        simulation.until(rf"^ +(Ann|User \d) ▸ .*  \(to Bot {token[:2]}\)$")
+        simulation.until(rf"^  ✗ Bot {token[:2]}: sendMessage is answered 429")
+    assert simulation.stop() == 0
+
+
+def test_a_recording_of_several_bots(start: Start, tmp_path: Path) -> None:
+    """Each hears what it heard; all hear what another bot heard, or nobody knows who."""
+    bodies = [samples.update(n, text=f"hello {n}").decode().replace("\n", "") for n in range(1, 5)]
+    lines = [
+        json.dumps({"at": 0, "type": "update", "bot": bot, "attempt": 1, "body": body})
+        for bot, body in zip((43, 44, 45), bodies, strict=False)
+    ]
+    lines.append(bodies[3])
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines))
+    simulation = start("--token", "43:TEST-one", "--token", "44:TEST-two", "--replay", "talk.jsonl")
+    for token, numbers in (("44:TEST-two", [2, 3, 4]), ("43:TEST-one", [1, 3, 4])):
+        heard: list[Any] = []
+        for _ in range(20):
+            if len(heard) < 3:
+                heard = simulation.call("getUpdates", token=token, timeout=2)["result"]
+        assert [update["message"]["text"] for update in heard] == [f"hello {n}" for n in numbers]
+    assert simulation.stop() == 0
 
 
 def test_a_webhook_that_nobody_serves(start: Start) -> None:

@@ -133,6 +133,125 @@ def test_a_handler_of_the_test_itself(pytester: pytest.Pytester) -> None:
     run(pytester).assert_outcomes(passed=1)
 
 
+TOKENED = "777000:TEST-the-bot-has-its-own"
+LIBRARIES = {
+    "aiogram": f"""
+        from aiogram import Bot, Dispatcher
+
+        bot = Bot({TOKENED!r})
+        app = Dispatcher()
+
+        @app.message()
+        async def echo(message):
+            await message.answer(message.text.upper())
+    """,
+    "telegram": f"""
+        from telegram.ext import Application, MessageHandler, filters
+
+        async def echo(update, context):
+            await update.message.reply_text(update.message.text.upper())
+
+        app = Application.builder().token({TOKENED!r}).build()
+        app.add_handler(MessageHandler(filters.TEXT, echo))
+    """,
+    "telebot": f"""
+        from telebot.async_telebot import AsyncTeleBot
+
+        app = AsyncTeleBot({TOKENED!r})
+
+        @app.message_handler()
+        async def echo(message):
+            await app.send_message(message.chat.id, message.text.upper())
+    """,
+}
+TWO_TESTS = """
+    import pytest
+
+    @pytest.fixture
+    def bot_handler():
+        return "shop:app"
+
+    @pytest.mark.parametrize("text", ["one", "two"])
+    async def test_it(chat, telegram, text):
+        assert telegram.token.startswith("777000:")
+        await chat.send(text)
+        call = await chat.expect("sendMessage", text=text.upper())
+        assert call.via == "api"
+        assert call.bot_id == 777000
+
+    def test_without_async(chat):
+        chat.send("three").result()
+        chat.expect("sendMessage", text="THREE").result()
+"""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_bot_you_have(pytester: pytest.Pytester, library: str) -> None:
+    """One application for all tests of a module, with a token of its own; its library has nothing to complain of."""
+    pytester.makepyfile(shop=LIBRARIES[library], test_shop=TWO_TESTS)
+    result = run(pytester, "-rP")
+    result.assert_outcomes(passed=3)
+    for words in ("*CRITICAL*", "*ERROR*", "*Traceback*"):
+        result.stdout.no_fnmatch_line(words)
+
+
+def test_a_token_in_the_settings(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        import pytest
+
+        @pytest.fixture
+        def bot_settings():
+            return {"token": "43:TEST-another"}
+
+        async def test_it(chat, telegram):
+            await chat.send("hello")
+            assert (await chat.expect("sendMessage")).bot_id == 43
+            assert telegram.token == "43:TEST-another"
+    """)
+    run(project).assert_outcomes(passed=1)
+
+
+def test_what_a_bot_leaves_behind_ends_with_it(pytester: pytest.Pytester) -> None:
+    """Though the loop goes on."""
+    pytester.makepyfile("""
+        import asyncio
+        import pytest
+
+        seen, loops, tasks = [], [], set()
+
+        @pytest.fixture
+        def bot_handler():
+            async def linger():
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    seen.append("ended")
+
+            async def handler(update):
+                loops.append(asyncio.get_running_loop())
+                tasks.add(asyncio.create_task(linger()))
+                await asyncio.sleep(0)
+                return update.reply("sendMessage", text="hi")
+            return handler
+
+        async def test_one(chat):
+            await chat.send("one")
+            await chat.expect("sendMessage")
+            assert seen == []
+
+        async def test_two(chat):
+            assert seen == ["ended"]
+            await chat.send("two")
+            await chat.expect("sendMessage")
+
+        def test_the_loop():
+            assert len(set(loops)) == 1
+            assert seen == ["ended"] * 2
+            assert not any(task for task in tasks if not task.done())
+    """)
+    run(pytester).assert_outcomes(passed=3)
+
+
 def test_what_did_not_come_is_told_with_what_came(project: pytest.Pytester) -> None:
     project.makepyfile("""
         async def test_it(chat):

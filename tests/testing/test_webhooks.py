@@ -117,8 +117,30 @@ async def test_ip_address_is_dialled_instead_of_the_host(s: Stage) -> None:
 
 
 @played
+async def test_without_ip_address_the_dns_is_asked_again(s: Stage) -> None:
+    """It is another webhook than the one with the address fixed; the same one again asks nobody."""
+    url = f"http://localhost:{s.hook.port}/"
+    for ip_address, told in (("127.0.0.2", "127.0.0.2"), ("", "127.0.0.1")):
+        s.clock.advance(1)
+        for words in ("Webhook was set", "Webhook is already set"):
+            assert (await s.call("setWebhook", url=url, ip_address=ip_address))["description"] == words
+        assert (await s.info())["ip_address"] == told
+
+
+@played
 async def test_an_ip_address_that_is_none(s: Stage) -> None:
     assert await refused(s, ip_address="1.2.3") == "Bad Request: bad webhook: Invalid IP address specified"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0:root\n", b"\xff\xfe"])
+def test_a_certificate_that_is_none(content: bytes, verify: bool) -> None:
+    async def main() -> str:
+        async with stage(Rules(verify=verify)) as s:
+            return await refused(s, {"certificate": content}, url=f"https://localhost:{s.hook.port}/")
+
+    words = "Bad Request: bad webhook: Can't create an SSL context: invalid certificate file"
+    assert asyncio.run(main()) == words
 
 
 @played

@@ -8,7 +8,7 @@ import functools
 import re
 import signal
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,9 +67,13 @@ class _Plan:
     "--secret", metavar="VALUE", help="The webhook's secret.  [default: the one `fasthook run` makes from the token]"
 )
 @click.option(
-    "--rate", default="1", show_default=True, metavar="VALUE", help="Updates a second; 0 for people who say nothing."
+    "--rate",
+    default="1",
+    show_default=True,
+    metavar="VALUE",
+    help="Updates a second, for each bot; 0 for people who say nothing.",
 )
-@click.option("--chats", default="3", show_default=True, metavar="VALUE", help="How many people talk to the bot.")
+@click.option("--chats", default="3", show_default=True, metavar="VALUE", help="How many people talk to each bot.")
 @click.option(
     "--mix",
     metavar="KIND=WEIGHT,...",
@@ -80,7 +84,11 @@ class _Plan:
     "--speed", default="1", show_default=True, metavar="VALUE", help="Seconds of Telegram's clock in a real one."
 )
 @click.option("--record", metavar="FILE", help="Write each update, answer and call to FILE, as JSON lines.")
-@click.option("--replay", metavar="FILE", help="Send the updates of a recording, instead of people's.")
+@click.option(
+    "--replay",
+    metavar="FILE",
+    help="Send the updates of a recording, instead of people's: each to its bot, or to all, if that is not here.",
+)
 @click.option("--duration", metavar="SECONDS", help="End after so many real seconds.  [default: on Ctrl-C]")
 @click.option(
     "--fail",
@@ -216,7 +224,7 @@ async def _simulate(plan: _Plan) -> int:
         ca=str(plan.ca_file) if plan.ca_file else None,
         connect_to=plan.connect_to,
     )
-    console = Console(click.echo, quiet=plan.quiet)
+    console = Console(click.echo, quiet=plan.quiet, several=len(plan.tokens) > 1)
     async with contextlib.AsyncExitStack() as stack:
         simulator = Simulator(
             plan.tokens, host=plan.host, port=plan.port, speed=plan.speed, rules=rules, seed=plan.seed
@@ -224,7 +232,8 @@ async def _simulate(plan: _Plan) -> int:
         await stack.enter_async_context(simulator)
         if plan.record:
             simulator.watchers.append(stack.enter_context(contextlib.closing(_recording(plan.record, simulator))))
-        simulator.bot.faults.extend(plan.faults)
+        for account in simulator.accounts:
+            account.faults.extend(replace(fault) for fault in plan.faults)
         if plan.limits:
             simulator.limit()
         if plan.webhook:
@@ -257,24 +266,36 @@ def _announce(simulator: Simulator, *, webhook: bool) -> None:
     click.echo(f"fasthook simulates Telegram at {url}", err=True)
     for account in simulator.accounts:
         click.echo(f"  token   {account.token}", err=True)
-    click.echo(f"  run     fasthook run bot:handler --token {token} --api-url {url}", err=True)
+    how = f"fasthook run bot:handler --token {token} --api-url {url}"
+    if len(simulator.accounts) > 1:
+        how = f"fasthook run --api-url {url}, with a [[bot]] for each token in fasthook.toml"
+    click.echo(f"  run     {how}", err=True)
     if not webhook:
         again = f"fasthook simulate --token {token} --webhook http://127.0.0.1:8000/webhook"
         click.echo(f"  people  wait until the bot sets its webhook or polls; or start with {again}", err=True)
 
 
 async def _people(plan: _Plan, simulator: Simulator) -> None:
+    if plan.rate or plan.replay is not None:
+        bots = range(len(simulator.accounts))
+        await asyncio.gather(*(_talk(plan, simulator, number) for number in bots))
+
+
+async def _talk(plan: _Plan, simulator: Simulator, number: int) -> None:
+    """What one of the bots hears, as soon as it listens."""
     from fasthook.testing.crowd import Crowd
     from fasthook.testing.recording import replay
 
-    if not plan.rate and plan.replay is None:
-        return
-    while not simulator.bot.listens:
-        await simulator.bot.changed()
+    account, clock = simulator.accounts[number], simulator.clock
+    while not account.listens:
+        await account.changed()
     if plan.replay is not None:
-        await replay(simulator.bot, simulator.clock, plan.replay)
+        ids = {other.id for other in simulator.accounts} - {account.id}
+        mine = [one for one in plan.replay if one.bot not in ids]
+        await replay(account, clock, mine, since=plan.replay[0].at)
         return
-    crowd = Crowd(simulator.bot, simulator.clock, chats=plan.chats, rate=plan.rate, mix=plan.mix, seed=plan.seed)
+    seed = None if plan.seed is None else plan.seed + number
+    crowd = Crowd(account, clock, chats=plan.chats, rate=plan.rate, mix=plan.mix, seed=seed)
     await crowd.run()
 
 

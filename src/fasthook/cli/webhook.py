@@ -48,7 +48,21 @@ def set_webhook(target: str | None, config: str | None, bot_id: int | None, **gi
     bots = _bots(target, config, given, bot_id)
     if bots[0].settings.public_url is None:
         fail("no address: set --public-url", code=2)
+    _warn(bots)
+    for file in {bot.settings.certificate for bot in bots}:
+        _check_certificate(file)
     _for_each(bots, _set)
+
+
+def _check_certificate(file: Path | None) -> None:
+    from fasthook.telegram.pem import check_certificate
+
+    if file is None:
+        return
+    try:
+        check_certificate(file)
+    except ValueError as error:
+        fail(f"--certificate: {error}", code=2)
 
 
 def _set(bot: _Bot) -> None:
@@ -58,7 +72,7 @@ def _set(bot: _Bot) -> None:
     wanted = Wanted.of(settings, bot.kinds)
 
     async def work(api: BotAPI) -> str:
-        old = await api.call("getWebhookInfo")
+        old = await api.webhook_info()
         await wanted.register(api)
         return str(old.get("url", ""))
 
@@ -80,7 +94,7 @@ def _delete(bot: _Bot) -> None:
     settings = bot.settings
 
     async def work(api: BotAPI) -> str:
-        old = await api.call("getWebhookInfo")
+        old = await api.webhook_info()
         await api.call("deleteWebhook", drop_pending_updates=settings.drop_pending or None)
         return str(old.get("url", ""))
 
@@ -101,6 +115,7 @@ def info(target: str | None, as_json: bool, watch: bool, config: str | None, bot
     Exit code 0: all is well; 1: something is wrong.
     """
     bots = _bots(target, config, given, bot_id)
+    _warn(bots)
     healthy = True
     try:
         while True:
@@ -185,6 +200,14 @@ def _bot(target: str | None, table: BotTable) -> _Bot:
     return _Bot(settings, kinds, several, unknown)
 
 
+def _warn(bots: list[_Bot]) -> None:
+    from fasthook.telegram.webhook import unknown_kinds
+
+    for words in dict.fromkeys(unknown_kinds(bot.settings) for bot in bots):
+        if words:
+            tell(words)
+
+
 def _for_each(bots: list[_Bot], work: Callable[[_Bot], None]) -> None:
     """Do it for all bots; one that Telegram refuses, or that is unknown, ends the program with 1 behind the last."""
     failed = any(bot.unknown for bot in bots)
@@ -205,7 +228,7 @@ def _call(settings: Settings, work: Callable[[BotAPI], Awaitable[_T]]) -> _T:
 
     async def main() -> _T:
         assert settings.token
-        api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
+        api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3, waits=tell)
         try:
             return await work(api)
         finally:
@@ -250,8 +273,7 @@ def _look(bot: _Bot, as_json: bool) -> tuple[bool, str]:
     from fasthook.telegram.webhook import Wanted, host_of, problems
 
     async def work(api: BotAPI) -> dict[str, Any]:
-        found: dict[str, Any] = await api.call("getWebhookInfo")
-        return found
+        return await api.webhook_info()
 
     settings = bot.settings
     told = _call(settings, work)

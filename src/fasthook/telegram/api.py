@@ -7,7 +7,7 @@ import logging
 import os
 import random
 from asyncio import sleep
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fasthook.telegram.redact import Redact
 _TRIES = 5  # for errors of the network and of Telegram's servers
 _TIMEOUT = 60.0  # seconds for one request
 _LONGEST_WAIT = 3600  # seconds of retry_after that are waited for
+_NONE_OF_IT = "not what a Bot API server says; is --api-url right?"
 
 
 class BotAPIError(Exception):
@@ -76,7 +77,8 @@ class BotAPI:
     """Calls methods of the Bot API as one bot. The token is in no log line, no exception and no repr.
 
     `server`: its address, `https://api.telegram.org` or a local Bot API server. `timeout`: seconds for one request.
-    `tries`: how often a call is tried when the network or the server fails.
+    `tries`: how often a call is tried when the network or the server fails. `waits`: told, in one line, of each time
+    that Telegram wants to be waited for.
     """
 
     def __init__(
@@ -86,10 +88,12 @@ class BotAPI:
         *,
         timeout: float = _TIMEOUT,
         tries: int = _TRIES,
+        waits: Callable[[str], None] | None = None,
     ) -> None:
         self._redact = Redact(token)
         logging.getLogger("httpx").addFilter(self._redact)  # httpx logs the address of each request
         self._tries = tries
+        self._waits = waits
         self._timeout = timeout
         self._client = httpx.AsyncClient(
             base_url=f"{server.rstrip('/')}/bot{token}/",
@@ -110,26 +114,42 @@ class BotAPI:
         body = _Body({name: value for name, value in params.items() if value is not None})
         tries = 0
         while True:
-            failure, answer, status = "", None, 0
+            failure, answer = "", None
             try:
                 with body.request() as request:
                     response = await self._client.post(method, **request, timeout=self._patience(params))
-                answer, status = _answer(response), response.status_code
+                answer = _answer(response)
                 failure = _no_answer(response)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failure = self._words(error)
-            if answer is not None and answer.get("ok"):
-                return answer.get("result")
-            if answer is not None and status < 500:
+            if answer is not None and answer["ok"]:
+                return answer["result"]
+            if answer is not None and answer["error_code"] < 500:
                 wait = _retry_after(answer)
-                if status != 429 or wait is None:
-                    raise _error(method, status, answer)
+                if answer["error_code"] != 429 or wait is None:
+                    raise _error(method, answer)
+                if self._waits:
+                    self._waits(f"{method}: Telegram says wait {wait} s")
                 await sleep(wait)
                 continue
             tries += 1
             if tries >= self._tries:
                 raise BotAPIUnreachable(f"{method}: no answer from the Bot API after {tries} tries ({failure})")
             await sleep(random.uniform(0.5, 1.0) * 2.0 ** (tries - 1))
+
+    async def webhook_info(self) -> dict[str, Any]:
+        """getWebhookInfo. The errors of `call`; BotAPIUnreachable also: what came back is no such thing."""
+        info = await self.call("getWebhookInfo")
+        if not isinstance(info, dict) or not isinstance(info.get("url"), str):
+            raise BotAPIUnreachable(f"getWebhookInfo: the result is {_NONE_OF_IT}")
+        return info
+
+    async def updates(self, **params: Any) -> list[dict[str, Any]]:
+        """getUpdates. The errors of `call`; BotAPIUnreachable also: what came back is no such thing."""
+        found = await self.call("getUpdates", **params)
+        if not isinstance(found, list) or not all(map(_is_update, found)):
+            raise BotAPIUnreachable(f"getUpdates: the result is {_NONE_OF_IT}")
+        return found
 
     def _patience(self, params: dict[str, Any]) -> float:
         """Seconds to wait for an answer: a long poll's come on top."""
@@ -193,27 +213,36 @@ def _text(value: Any) -> str:
 
 
 def _answer(response: httpx.Response) -> dict[str, Any] | None:
-    """What a Bot API server says is a JSON object; anything else (a proxy's page) is no answer."""
+    """What a Bot API server says: an object with `ok`, and `result` or `error_code` (Bot API, "Making requests").
+
+    Anything else, a proxy's page or another service's JSON, is no answer.
+    """
     try:
         answer = response.json()
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return answer if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        return None
+    told = answer.get("ok") is True and "result" in answer
+    refused = answer.get("ok") is False and type(answer.get("error_code")) is int
+    return answer if told or refused else None
 
 
 def _no_answer(response: httpx.Response) -> str:
     if _answer(response) is not None:
         return f"HTTP {response.status_code}"
     page = "a web page, " if response.content[:100].lstrip()[:1] == b"<" else ""
-    return f"HTTP {response.status_code}, {page}not what a Bot API server says; is --api-url right?"
+    return f"HTTP {response.status_code}, {page}{_NONE_OF_IT}"
 
 
-def _error(method: str, status: int, answer: dict[str, Any]) -> BotAPIError:
-    parameters = answer.get("parameters")
-    kind = _ERRORS.get(status, BotAPIError)
-    return kind(
-        method, status, str(answer.get("description", "")), parameters if isinstance(parameters, dict) else None
-    )
+def _is_update(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("update_id")) is int
+
+
+def _error(method: str, answer: dict[str, Any]) -> BotAPIError:
+    code, parameters = answer["error_code"], answer.get("parameters")
+    kind = _ERRORS.get(code, BotAPIError)
+    return kind(method, code, str(answer.get("description", "")), parameters if isinstance(parameters, dict) else None)
 
 
 def _retry_after(answer: dict[str, Any]) -> int | None:

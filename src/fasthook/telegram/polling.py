@@ -23,7 +23,7 @@ from fasthook.settings import Settings
 from fasthook.stopping import Stop
 from fasthook.systemd import Notifier
 from fasthook.telegram.api import BotAPI, BotAPIError, BotAPIUnreachable, Conflict, NotFound, Unauthorized
-from fasthook.telegram.webhook import sentence
+from fasthook.telegram.webhook import sentence, unknown_kinds
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook")
@@ -112,17 +112,16 @@ class Poller:
 
     async def _fetch(self) -> list[dict[str, Any]]:
         kinds = self._kinds()
-        calling = self._api.call(
-            "getUpdates",
+        calling = self._api.updates(
             offset=self._offset or None,
             limit=_LIMIT,
             timeout=_POLL,
             allowed_updates=list(kinds) if kinds is not None and kinds != self._told else None,
         )
-        self._call = asyncio.ensure_future(calling)
+        self._call = fetching = asyncio.ensure_future(calling)
         self._asks = True
         try:
-            updates: list[dict[str, Any]] = await self._call
+            updates = await fetching
         finally:
             self._call, self._asks = None, False
         self._told = kinds
@@ -199,7 +198,7 @@ async def webhook_of(settings: Settings) -> str:
     """The address of the bot's webhook, empty if there is none. PollError: Telegram doesn't say."""
     api = _api(settings)
     try:
-        info: dict[str, Any] = await api.call("getWebhookInfo")
+        info = await api.webhook_info()
     except BotAPIError as error:
         raise PollError(sentence(error)) from None
     except BotAPIUnreachable as error:
@@ -219,7 +218,7 @@ def has_webhook(settings: Settings, url: str) -> str:
 
 def _api(settings: Settings) -> BotAPI:
     assert settings.token
-    return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3)
+    return BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=3, waits=log.warning)
 
 
 async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, take_over: bool) -> int:
@@ -268,7 +267,9 @@ async def _poll(hook: Hook, ends: _Ends, stop: Stop, notifier: Notifier) -> int:
     """Poll until it is asked to end, and stop the receiver; the exit code."""
     settings = hook.settings
     assert settings.token
-    polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    polling = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1, waits=log.warning)
+    if words := unknown_kinds(settings):
+        log.warning("%s", words)
     wanted = settings.allowed_updates
     poller = Poller(hook, polling, lambda: hook.receiver.kinds if wanted is None else wanted)
     if hook.receiver.workers:

@@ -22,6 +22,7 @@ from fasthook.telegram.explain import explain
 
 log = logging.getLogger("fasthook")
 
+_KNOWN = frozenset(KINDS[1:])
 #: What Telegram doesn't send unless it is named (Bot API, "setWebhook", `allowed_updates`).
 _UNASKED = frozenset({"chat_member", "message_reaction", "message_reaction_count"})
 _PATIENCE = 20.0  # seconds for one call
@@ -89,8 +90,20 @@ class Wanted:
 
 
 def _kinds(names: Iterable[str] | None) -> set[str]:
-    """The kinds that a list asks for. Telegram leaves the list out when it is its own choice."""
-    return set(names or ()) or set(KINDS[1:]) - _UNASKED
+    """The kinds that a list asks for, as far as they are known. Telegram leaves the list out when it is its own choice.
+
+    It drops what it doesn't know without a word, so that a misspelt kind would be a difference for ever.
+    """
+    return set(names or ()) & _KNOWN or set(_KNOWN - _UNASKED)
+
+
+def unknown_kinds(settings: Settings) -> str:
+    """A line on what --allowed-updates names and nobody here knows; empty if there is nothing of that."""
+    unknown = [kind for kind in settings.allowed_updates or () if kind not in _KNOWN]
+    if not unknown:
+        return ""
+    is_one = "is not a kind of update" if len(unknown) == 1 else "are not kinds of updates"
+    return f"--allowed-updates: {', '.join(unknown)} {is_one} known here, and Telegram ignores what it doesn't know"
 
 
 # ---------------------------------------------------------------- while a server runs
@@ -100,7 +113,9 @@ async def keep_registered(settings: Settings, kinds: tuple[str, ...] | None) -> 
     """Register the webhook if Telegram has another, trying until Telegram has been reached; tell what came of it."""
     assert settings.token
     wanted = Wanted.of(settings, kinds)
-    api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1)
+    if words := unknown_kinds(settings):
+        log.warning("%s", words)
+    api = BotAPI(settings.token, settings.api_url, timeout=_PATIENCE, tries=1, waits=log.warning)
     pause = 1.0
     try:
         while True:
@@ -130,7 +145,7 @@ async def _register_once(api: BotAPI, wanted: Wanted, settings: Settings) -> Non
     assert settings.token
     file = settings.state_dir / f"webhook-{settings.bot_id}"
     mark = wanted.mark(settings.token)
-    info = await api.call("getWebhookInfo")
+    info = await api.webhook_info()
     different = wanted.differs(info)
     if not different and not wanted.drop_pending and _read(file) == mark:
         log.info("Telegram has the webhook as it is to be: %s", wanted.url)
@@ -195,7 +210,7 @@ def problems(
         )
     if wanted and url:
         found += [_difference(name, info, wanted) for name in wanted.differs(info)]
-    if url and resolve:
+    if url and resolve and not (wanted and wanted.ip_address):
         found += _addresses(info, resolve)
     for message, date in (
         (info.get("last_error_message"), info.get("last_error_date")),
@@ -255,7 +270,8 @@ def _addresses(info: dict[str, Any], resolve: dict[str, list[str]]) -> list[Prob
                 f"Telegram calls {calls}, the DNS says {', '.join(known)}",
                 "the address changed and Telegram still has the old one, or it was fixed with ip_address; "
                 "behind a CDN this may be in order",
-                "fasthook webhook set makes Telegram ask the DNS again",
+                "wait: about every half hour Telegram asks the DNS by itself. At once: fasthook webhook delete, then "
+                "fasthook webhook set. If it was fixed with --ip-address: fasthook webhook set without that",
             )
         ]
     return []

@@ -42,8 +42,7 @@ class Account:
     """A bot with this token, `id:secret`. `watchers` are told of each attempt and each call."""
 
     def __init__(self, token: str, clock: Clock, rules: Rules, seed: random.Random, watchers: list[Watcher]) -> None:
-        self.token = token
-        self.id = int(token.partition(":")[0])
+        self.take_token(token)
         self.updates = Updates(clock, seed)
         self.webhook: Webhook | None = None
         self.delivery: Delivery | None = None
@@ -67,6 +66,11 @@ class Account:
         self._next_query = 0
         self._polled = False
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def take_token(self, token: str) -> None:
+        """Be the bot with this token from now on."""
+        self.token = token
+        self.id = int(token.partition(":")[0])
 
     # ------------------------------------------------------------ updates
 
@@ -374,7 +378,7 @@ def _without_url(given: Parameters) -> Parameters:
 def _same(wanted: Webhook | None, now: Webhook | None) -> bool:
     if wanted is None or now is None:
         return wanted is now
-    address = wanted.ip_address in ("", now.ip_address)
+    address = wanted.fixed == now.fixed and (not wanted.fixed or wanted.ip_address == now.ip_address)
     same = (wanted.url, wanted.secret, wanted.max_connections) == (now.url, now.secret, now.max_connections)
     return same and address and wanted.certificate is None and now.certificate is None
 

@@ -14,11 +14,14 @@ _LONGEST = 100  # characters of what someone said
 
 
 class Console:
-    """Prints a line for each thing that happens. `say` gets the line; `quiet`: only errors are printed."""
+    """Prints a line for each thing that happens. `say` gets the line; `quiet`: only errors are printed; `several`:
+    each line says of which bot it is.
+    """
 
-    def __init__(self, say: Callable[[str], None], *, quiet: bool = False) -> None:
+    def __init__(self, say: Callable[[str], None], *, quiet: bool = False, several: bool = False) -> None:
         self._say = say
         self._quiet = quiet
+        self._several = several
         self._last_error: dict[int, str] = {}
         self.updates = 0
         self.taken = 0
@@ -30,27 +33,30 @@ class Console:
             return
         self.updates += 1
         if not self._quiet:
-            self._say(_deed(update))
+            self._say(_deed(update) + (f"  (to {_name(account)})" if self._several else ""))
 
     def attempted(self, account: Account, attempt: Attempt) -> None:
         if not attempt.error:
             self.taken += 1
             if self._last_error.pop(account.id, None) is not None:
-                self._say("  ✓ the webhook answers again")
+                self._say(f"  ✓ {self._of(account)}the webhook answers again")
             return
         self.failures += 1
         if self._last_error.get(account.id) != attempt.error:  # once, however often it is tried
             self._last_error[account.id] = attempt.error
-            self._say(f"  ✗ {attempt.error}")
+            self._say(f"  ✗ {self._of(account)}{attempt.error}")
 
     def called(self, account: Account, call: Call) -> None:
         if call.method == "getUpdates":
             return
         self.calls += 1
         if call.status != 200:
-            self._say(f"  ✗ {call.method} is answered {call.status} {call.description}")
+            self._say(f"  ✗ {self._of(account)}{call.method} is answered {call.status} {call.description}")
         elif not self._quiet:
-            self._say(f"{account.event()['first_name']:>8} ▸ {_said(call)}")
+            self._say(f"{_name(account):>8} ▸ {_said(call)}")
+
+    def _of(self, account: Account) -> str:
+        return f"{_name(account)}: " if self._several else ""
 
     def summary(self) -> str:
         """One line on all of it."""
@@ -58,6 +64,10 @@ class Console:
             f"{self.updates} updates sent, {self.taken} taken by the webhook, {self.failures} attempts failed, "
             f"{self.calls} calls of the bot"
         )
+
+
+def _name(account: Account) -> str:
+    return str(account.event()["first_name"])
 
 
 def _deed(update: Pending) -> str:

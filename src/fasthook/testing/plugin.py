@@ -55,12 +55,27 @@ def bot_settings() -> dict[str, Any]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def _bot_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The loop of all bots under test, since a module's application is made once, and may be bound to its loop."""
+    from fasthook.testing.running import lasting_loop
+
+    with lasting_loop() as loop:
+        yield loop
+
+
 @pytest.fixture
-def bot(telegram: Telegram, bot_handler: Any, bot_settings: dict[str, Any], tmp_path: Path) -> Iterator[RunningBot]:
+def bot(
+    telegram: Telegram,
+    bot_handler: Any,
+    bot_settings: dict[str, Any],
+    tmp_path: Path,
+    _bot_loop: asyncio.AbstractEventLoop,
+) -> Iterator[RunningBot]:
     """The bot under test, served and registered with `telegram`: `fasthook.testing.running.RunningBot`."""
     from fasthook.testing.running import RunningBot
 
-    running = RunningBot(bot_handler, telegram, tmp_path / "fasthook", bot_settings)
+    running = RunningBot(bot_handler, telegram, tmp_path / "fasthook", bot_settings, _bot_loop)
     telegram.set_webhook(running.url, running.secret)
     yield running
     running.stop()

@@ -88,9 +88,10 @@ def _text(body: bytes) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A recorded update: when it came, and the bytes of its event."""
+    """A recorded update: when it came, to which bot if that is known, and the bytes of its event."""
 
     at: float
+    bot: int | None
     kind: str
     event: Event
     raw: bytes
@@ -126,25 +127,30 @@ def _updates(path: Path, lines: list[bytes]) -> Iterator[Recorded]:
 
 def _recorded(entry: dict[str, Any], line: bytes) -> Recorded | None:
     if "type" not in entry:
-        return _update(0.0, line.strip())
+        return _update(0.0, None, line.strip())
     if entry["type"] != "update" or entry["attempt"] != 1:
         return None
     body = base64.b64decode(entry["body_base64"]) if "body_base64" in entry else entry["body"].encode()
-    return _update(float(entry["at"]), body)
+    return _update(float(entry["at"]), entry.get("bot"), body)
 
 
-def _update(at: float, body: bytes) -> Recorded:
+def _update(at: float, bot: int | None, body: bytes) -> Recorded:
     update = json.loads(body.decode("utf-8", "replace"))
     [kind] = update.keys() & set(KINDS)
     raw = body[body.index(b"{", body.index(b'"%s"' % kind.encode())) : body.rindex(b"}")]
     if int(update["update_id"]) < 0 or not isinstance(update[kind], dict):
         raise ValueError("not an update")
-    return Recorded(at, kind, update[kind], raw)
+    return Recorded(at, bot, kind, update[kind], raw)
 
 
-async def replay(account: Account, clock: Clock, recorded: list[Recorded]) -> None:
-    """Send recorded updates again, with the pauses between them, and with numbers and lives of their own."""
-    start = clock.now() - recorded[0].at
+async def replay(account: Account, clock: Clock, recorded: list[Recorded], since: float | None = None) -> None:
+    """Send recorded updates again, with the pauses between them, and with numbers and lives of their own.
+
+    `since`: what counts as the beginning, if not the first of them.
+    """
+    if not recorded:
+        return
+    start = clock.now() - (recorded[0].at if since is None else since)
     for one in recorded:
         if (wait := start + one.at - clock.now()) > 0:
             await clock.sleep(wait)

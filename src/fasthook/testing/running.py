@@ -12,12 +12,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from fasthook import settings as declared
 from fasthook.asgi import Hook
+from fasthook.handlers import complete, load
 from fasthook.testing.api import ended, hang_up
 from fasthook.testing.calls import Call, Fault
 from fasthook.testing.chats import PHOTO, Chat, User
 from fasthook.testing.limits import Limits
-from fasthook.testing.simulator import Simulator
+from fasthook.testing.simulator import TOKEN, Simulator
 from fasthook.testing.updates import Event
 from fasthook.testing.webhooks import Rules
 
@@ -40,20 +42,28 @@ class Pending(Generic[_T]):
 
 
 class _Thread:
-    """A loop in a thread."""
+    """A loop in a thread. `keep`: the loop outlives the thread, its tasks do not."""
 
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None, *, keep: bool = False) -> None:
+        self._loop = loop or asyncio.new_event_loop()
+        self._stop = self._loop.create_future()
+        self._thread = threading.Thread(target=self._keep if keep else self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            self._stop = runner.get_loop().create_future()
             runner.run(self._until_stopped())
+
+    def _keep(self) -> None:
+        self._loop.run_until_complete(self._until_stopped())
 
     async def _until_stopped(self) -> None:
         await self._stop
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_PATIENCE)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> Pending[_T]:
         return Pending(asyncio.run_coroutine_threadsafe(work, self._loop))
@@ -61,6 +71,16 @@ class _Thread:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set_result, None)
         self._thread.join(_PATIENCE)
+
+
+@contextlib.contextmanager
+def lasting_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop for one `RunningBot` after the other: an application that several of them serve may be bound to it."""
+    loop = asyncio.new_event_loop()
+    try:
+        yield loop
+    finally:
+        _Thread("fasthook-bot", loop).stop()  # which closes it, and not in a thread where another loop may run
 
 
 class Conversation:
@@ -130,9 +150,11 @@ class Conversation:
 class Telegram:
     """A simulator that runs beside a test."""
 
-    def __init__(self, *, speed: float = 1.0, seed: int | None = None, rules: Rules | None = None) -> None:
+    def __init__(
+        self, *, token: str = TOKEN, speed: float = 1.0, seed: int | None = None, rules: Rules | None = None
+    ) -> None:
         self._thread = _Thread("fasthook-telegram")
-        self.simulator = Simulator(speed=speed, seed=seed, rules=rules)
+        self.simulator = Simulator((token,), speed=speed, seed=seed, rules=rules)
         try:
             self._thread.run(self.simulator.__aenter__()).result()
         except BaseException:
@@ -147,6 +169,10 @@ class Telegram:
     @property
     def token(self) -> str:
         return self.simulator.bot.token
+
+    def take_token(self, token: str) -> None:
+        """From now on the bot has this token; ValueError: it has not the shape of one."""
+        self._do(lambda: self.simulator.take_token(token))
 
     @property
     def calls(self) -> list[Call]:
@@ -201,21 +227,35 @@ class Telegram:
 
 
 class RunningBot:
-    """A handler that is served on a free port, in this process, on a loop and a thread of its own.
+    """A handler that is served on a free port, in this process, in a thread of its own.
 
     `handler`: what `fasthook.Hook` takes, or `module:attribute`. `settings`: those of `fasthook run` by their names.
+    A token among them, else the handler's own, is the bot's at `telegram` from now on. `loop`: on which it runs, if it
+    shall outlive this object; see `lasting_loop`.
     """
 
-    def __init__(self, handler: Any, telegram: Telegram, state: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        telegram: Telegram,
+        state: Path,
+        settings: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         lifespan = None
         if isinstance(handler, str):
-            from fasthook.handlers import load
-
             target = load(handler)
             handler, lifespan = target.value, target.lifespan
-        given = {"token": telegram.token, "api_url": telegram.url, "state_dir": state, **settings}
+        given = {
+            "token": _own_token(handler) or telegram.token,
+            "api_url": telegram.url,
+            "state_dir": state,
+            **settings,
+        }
         self.hook = Hook(handler, lifespan=lifespan, **given)
-        self._thread = _Thread("fasthook-bot")
+        if self.hook.settings.token and self.hook.settings.token != telegram.token:
+            telegram.take_token(self.hook.settings.token)
+        self._thread = _Thread("fasthook-bot", loop, keep=loop is not None)
         with _stopping_on_error(self._thread):
             port = self._thread.run(self._start()).result()
         self.url = f"http://127.0.0.1:{port}{self.hook.settings.path}"
@@ -253,6 +293,11 @@ class RunningBot:
         """Stop as `fasthook run` does: running handlers finish first."""
         self._thread.run(self._stop()).result()
         self._thread.stop()
+
+
+def _own_token(handler: Any) -> str | None:
+    """The token that a library's object brings. TargetError: it has not the shape of one."""
+    return complete(handler, declared.load({}, {}, keywords=True)).token
 
 
 @contextlib.contextmanager

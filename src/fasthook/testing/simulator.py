@@ -48,8 +48,7 @@ class Simulator:
         seed: int | None = None,
     ) -> None:
         for token in tokens:
-            if not _TOKEN.fullmatch(token):
-                raise ValueError("a token must look like 42:TEST-abc")
+            _check_token(token)
         if len({token.partition(":")[0] for token in tokens}) < len(tokens):
             raise ValueError("two tokens are of the same bot")
         self.tokens = tuple(tokens)
@@ -96,6 +95,14 @@ class Simulator:
         """The bot with this token, if it may call."""
         return next((found for found in self.accounts if found.token == token and not found.revoked), None)
 
+    def take_token(self, token: str) -> None:
+        """From now on this is the first bot's token. ValueError: it has not the shape of one, or is another bot's."""
+        _check_token(token)
+        if any(account.id == int(token.partition(":")[0]) for account in self.accounts[1:]):
+            raise ValueError("another bot here has this number")
+        self.bot.take_token(token)
+        self.tokens = (token, *self.tokens[1:])
+
     def chat(self, chat_id: int = 1_000_000_001, kind: str = "private", *, people: int = 1, title: str = "") -> Chat:
         """A chat with the first bot: the one with this number, or a new one of this kind with so many people."""
         known = self.bot.chats.get(chat_id)
@@ -106,9 +113,10 @@ class Simulator:
         return self.bot.add_chat(chat_id, kind, members, title)
 
     def fail(self, kind: str, method: str = "*", **how: Any) -> Fault:
-        """From now on answer the first bot's calls with this; see `Fault`. ValueError: the kind is not known."""
+        """From now on answer the bots' calls with this; see `Fault`. ValueError: the kind is not known."""
         fault = Fault(kind, method, **how)
-        self.bot.faults.insert(0, fault)
+        for account in self.accounts:
+            account.faults.insert(0, fault)
         return fault
 
     def heal(self) -> None:
@@ -129,6 +137,11 @@ class Simulator:
         answer = await self.bot.call("setWebhook", Parameters(given))
         if answer.status != 200:
             raise SimulatorError(f"setWebhook is refused: {loads(answer.body)['description']}")
+
+
+def _check_token(token: str) -> None:
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("a token must look like 42:TEST-abc")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -38,13 +38,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook as it is set."""
+    """A webhook as it is set. `fixed`: the address was given, else it is what the DNS said."""
 
     url: str
     secret: str = ""
     max_connections: int = 40
     ip_address: str = ""
     certificate: bytes | None = None
+    fixed: bool = False
 
     @property
     def parts(self) -> SplitResult:
@@ -71,12 +72,14 @@ def requested(given: Parameters, rules: Rules) -> Webhook | None:
         raise Refused(400, f"Bad Request: certificate size is too big ({len(upload.data)} bytes)")
     most = 100_000 if rules.local else 100
     wanted = whole(values.get("max_connections"))
+    ip_address = str(values.get("ip_address") or "")
     webhook = Webhook(
         url,
         secret,
         min(max(wanted, 1), most) if wanted else 40,
-        str(values.get("ip_address") or ""),
+        ip_address,
         upload.data if upload is not None else None,
+        fixed=bool(ip_address),
     )
     _check_url(webhook, rules)
     return webhook
@@ -105,16 +108,15 @@ async def reached(webhook: Webhook, rules: Rules) -> tuple[Webhook, Address]:
     """The webhook with its address, and what to dial. Refused: its host has none that Telegram would call."""
     host = webhook.parts.hostname or ""
     mapped = (rules.connect_to or {}).get((host, webhook.port))
-    fixed = webhook.ip_address
     if mapped is not None:
         where: tuple[str, int] = mapped
         ip = await _resolve(mapped[0])
     else:
-        ip = fixed or await _resolve(host)
+        ip = webhook.ip_address if webhook.fixed else await _resolve(host)
         where = (ip, webhook.port)
         _check_address(ip, rules)
     tls = _tls(webhook, rules) if webhook.parts.scheme == "https" else None
-    found = webhook if fixed else replace(webhook, ip_address=ip)
+    found = webhook if webhook.fixed else replace(webhook, ip_address=ip)
     return found, Address(where[0], where[1], tls, host if tls else None)
 
 
@@ -144,6 +146,11 @@ def _check_address(text: str, rules: Rules) -> None:
 def _tls(webhook: Webhook, rules: Rules) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if webhook.certificate is not None:
+        try:
+            context.load_verify_locations(cadata=webhook.certificate.decode("ascii", "ignore"))
+        except (ssl.SSLError, ValueError):  # ValueError: it is empty
+            raise _bad("Can't create an SSL context: invalid certificate file") from None
     if not rules.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -151,10 +158,6 @@ def _tls(webhook: Webhook, rules: Rules) -> ssl.SSLContext:
     if rules.ca:
         context.load_verify_locations(cafile=rules.ca)
     if webhook.certificate is not None:
-        try:
-            context.load_verify_locations(cadata=webhook.certificate.decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError):
-            raise _bad("Can't create an SSL context: invalid certificate file") from None
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate of one's own is no authority
     return context
 
