@@ -30,8 +30,9 @@ from e2e.libraries import message
 from fasthook import Hook
 from fasthook.handlers import TargetError, WithBot, kinds_of, load
 from fasthook.handlers.text import well_formed
+from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.testing import TOKEN
-from fasthook.testing.running import Telegram
+from fasthook.testing.running import RunningBot, Telegram
 from updates import of
 
 PATIENCE = 30.0
@@ -92,6 +93,63 @@ def test_mounted_in_fastapi(make: Any, telegram: Telegram, tmp_path: Path) -> No
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert [call.text for call in telegram.calls if call.method == "sendMessage"] == ["hello"]
+
+
+# ---------------------------------------------------------------- started again
+
+
+def broken_aiogram() -> Any:
+    dispatcher = aiogram.Dispatcher()
+    dispatcher["bot"] = aiogram.Bot(TOKEN)
+
+    @dispatcher.message()
+    async def fail(message: aiogram.types.Message) -> None:
+        raise ValueError("the bot is broken")
+
+    return dispatcher
+
+
+def broken_ptb() -> Any:
+    async def fail(update: Any, context: Any) -> None:
+        raise ValueError("the bot is broken")
+
+    application = ApplicationBuilder().token(TOKEN).build()
+    application.add_handler(MessageHandler(filters.TEXT, fail))
+    return application
+
+
+def broken_telebot() -> Any:
+    bot = AsyncTeleBot(TOKEN)
+
+    async def fail(message: Any) -> None:
+        raise ValueError("the bot is broken")
+
+    bot.register_message_handler(fail)
+    return bot
+
+
+@pytest.mark.parametrize("make", [broken_aiogram, broken_ptb, broken_telebot])
+def test_a_bot_that_is_started_again_still_fails(make: Any, telegram: Telegram, tmp_path: Path) -> None:
+    """One object, as where two tests share a module's bot, or a `[[bot]]` goes and comes back."""
+    target = make()
+    for name in ("first", "second"):
+        running = RunningBot(target, telegram, tmp_path / name, {"retries": 0})
+        try:
+            telegram.advance(1)  # one setWebhook a second
+            telegram.set_webhook(running.url, running.secret)
+            telegram.chat().send("hello").result()
+            telegram.settled().result()
+        finally:
+            running.stop()
+        assert [letter.reason for letter in dead(tmp_path / name)] == ["failed"]
+
+
+def dead(state_dir: Path) -> list[DeadLetter]:
+    letters = DeadLetters(state_dir / "dead")
+    try:
+        return [letter for _, letter in letters.items()]
+    finally:
+        letters.close()
 
 
 # ---------------------------------------------------------------- kinds

@@ -136,6 +136,12 @@ class ApplicationHandler:
         raise StartError("the Application cannot reach the Bot API, which limits its calls")
 
     async def stop(self) -> None:
+        try:
+            await self._stop()
+        finally:
+            self._application.remove_error_handler(self._failed)  # the next one to adapt it has its own
+
+    async def _stop(self) -> None:
         application = self._application
         if application.running:
             try:
