@@ -14,6 +14,7 @@ import aiogram
 import httpx
 import pytest
 from aiogram.client.default import DefaultBotProperties
+from aiogram.client.session.base import BaseSession
 from fastapi import FastAPI
 from telebot.async_telebot import AsyncTeleBot
 from telegram.ext import (
@@ -28,7 +29,7 @@ from telegram.ext import (
 
 from e2e.libraries import message
 from fasthook import Hook
-from fasthook.handlers import TargetError, WithBot, kinds_of, load
+from fasthook.handlers import TargetError, WithBot, adapt, kinds_of, load
 from fasthook.handlers.text import well_formed
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.testing import TOKEN
@@ -150,6 +151,41 @@ def dead(state_dir: Path) -> list[DeadLetter]:
         return [letter for _, letter in letters.items()]
     finally:
         letters.close()
+
+
+# ---------------------------------------------------------------- what is answered to a returned method
+
+
+class Says(BaseSession):
+    """Has an answer for each call, one after the other."""
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    async def make_request(self, bot: Any, method: Any, timeout: int | None = None) -> Any:
+        return self.check_response(bot, method, 200, self.answers.pop(0)).result
+
+    async def stream_content(self, *_: Any, **__: Any) -> Any:
+        yield b""
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("undone", ["<html>Bad Gateway</html>", '{"error":"bad gateway"}', "[]"])
+def test_an_answer_that_is_not_telegrams_is_tried_again(undone: str) -> None:
+    """And one of Telegram's that is newer than aiogram is not: it was done."""
+    session = Says(undone, '{"ok":true,"result":{"newer":"than aiogram"}}', "never asked for")
+    dispatcher = aiogram_bot()
+    dispatcher["bot"] = aiogram.Bot(TOKEN, session=session)
+
+    async def main() -> None:
+        reply = await adapt(dispatcher, threads=1).call(of(message(1, "hello")))
+        await reply.send()
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert session.answers == ["never asked for"]
 
 
 # ---------------------------------------------------------------- kinds

@@ -225,14 +225,14 @@ def test_aiogram_methods_that_a_handler_returns(run: Run, bot: Bot, workers: int
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_telegram_may_say_to_a_method_of_aiogram(run: Run, bot: Bot, workers: int) -> None:
-    """429 and 5xx are tried again, a refusal is told, a token that is revoked leaves a dead letter."""
+    """429, 5xx and HTML are tried again, a refusal is told, a token that is revoked leaves a dead letter."""
     write(bot, "aiogram")
     one = run(way=Way("run", workers))
     chat = one.chat()
-    for kind in ("429", "500"):
+    for kind, status in (("429", 429), ("500", 500), ("html", 502)):
         one.telegram.fail(kind, "sendMessage", times=1)
         chat.send("returned").result()
-        chat.expect(status=int(kind), timeout=PATIENCE).result()
+        chat.expect(status=status, timeout=PATIENCE).result()
         assert chat.expect("sendMessage", timeout=PATIENCE).result()["parse_mode"] == "HTML"
     for kind in ("403", "403", "400"):
         one.telegram.fail(kind, "sendMessage", times=1)

@@ -21,6 +21,7 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import TelegramMethod
 from aiogram.types import Update as Event
+from pydantic import ValidationError
 
 from fasthook.handlers import Reply, TargetError, WithBot
 from fasthook.handlers.text import well_formed
@@ -139,16 +140,22 @@ class AiogramHandler:
                 return
             except TelegramUnauthorizedError as error:
                 raise GaveUp(f"Telegram doesn't know the token ({error.message})", "reply failed") from None
-            except (TelegramNetworkError, TelegramServerError) as error:
+            except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
+                if isinstance(error, ClientDecodeError) and _done(error):
+                    what = f"update {update.update_id}: the answer to {method.__api_method__}"
+                    log.warning("%s: %s", what, error.message)
+                    return
                 if n + 1 == _TRIES:
                     raise GaveUp(f"{method.__api_method__}: {type(error).__name__}", "reply failed") from None
                 await asyncio.sleep(2.0**n)
             except TelegramAPIError as error:
                 log.error("%s: %s", what, error.message)
                 return
-            except ClientDecodeError as error:  # it was done; what came back is newer than this aiogram
-                log.warning("update %d: the answer to %s: %s", update.update_id, method.__api_method__, error.message)
-                return
             else:
                 return
         raise GaveUp(f"{method.__api_method__}: Telegram's limit was reached {_TRIES} times", "reply failed")
+
+
+def _done(error: ClientDecodeError) -> bool:
+    """Whether the Bot API did it, and only what came back is newer than this aiogram; HTML is a proxy's word."""
+    return isinstance(error.original, ValidationError) and isinstance(error.data, dict) and bool(error.data.get("ok"))
