@@ -20,6 +20,7 @@ from telebot.async_telebot import AsyncTeleBot
 from telegram.ext import (
     ApplicationBuilder,
     ChatBoostHandler,
+    ChatMemberHandler,
     InlineQueryHandler,
     MessageHandler,
     MessageReactionHandler,
@@ -200,12 +201,26 @@ def test_kinds_of_an_application() -> None:
     assert kinds is not None
     assert {"message", "channel_post", "inline_query", "message_reaction_count", "chat_boost"} <= set(kinds)
     assert not {"message_reaction", "removed_chat_boost", "poll"} & set(kinds)
+
+
+def test_an_application_that_takes_everything() -> None:
+    """It gets what Telegram sends by default; and with it, by name, what another handler takes beside that."""
+    application = ptb_bot()
     application.add_handler(TypeHandler(object, print))
-    assert kinds_of(application) is None
+    assert kinds_of(application) == ()
+    application.add_handler(ChatMemberHandler(print, ChatMemberHandler.MY_CHAT_MEMBER))
+    assert kinds_of(application) == ()
+    application.add_handler(ChatMemberHandler(print, ChatMemberHandler.CHAT_MEMBER))
+    kinds = kinds_of(application)
+    assert kinds is not None
+    assert {"message", "poll", "my_chat_member", "chat_member"} <= set(kinds)
+    assert not {"message_reaction", "message_reaction_count"} & set(kinds)
 
 
 def test_kinds_of_the_others() -> None:
     assert kinds_of(aiogram_bot()) == ("message",)
+    assert kinds_of(aiogram.Dispatcher()) is None
+    assert kinds_of(ApplicationBuilder().token(TOKEN).build()) is None
     assert kinds_of(telebot_bot()) == ("message",)
     assert kinds_of(AsyncTeleBot(TOKEN)) is None
     assert kinds_of(print) is None

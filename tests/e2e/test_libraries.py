@@ -256,6 +256,29 @@ def test_a_dispatcher_without_a_bot_gets_one_from_the_token(run: Run, bot: Bot, 
     assert one.server.stop() == 0
 
 
+@pytest.mark.parametrize("way", [Way("run"), Way("run", 2), Way("poll"), Way("poll", 2)], ids=str)
+def test_an_application_that_comes_to_take_everything(run: Run, bot: Bot, telegram: Telegram, way: Way) -> None:
+    """Telegram doesn't keep to what the bot took before."""
+    file = bot.directory / "library_bot.py"
+    write(bot, "ptb")
+    first = run(way=way)
+    say(first.chat(), "hello", "hello")
+    assert "callback_query" in telegram.webhook_info()["allowed_updates"]
+    assert first.server.stop() == 0
+    taken = "from telegram.ext import TypeHandler\napp.add_handler(TypeHandler(object, later), group=-2)\n"
+    file.write_text(file.read_text() + "\n" + taken)
+    telegram.advance(1)  # one setWebhook a second
+    second = run(way=way)
+    say(second.chat(), "hello again", "hello again")
+    told = telegram.webhook_info()
+    assert "allowed_updates" not in told
+    if way.command == "run":
+        options = ["--public-url", second.url.removesuffix("/webhook"), "--api-url", telegram.url, "--json"]
+        looked = fasthook(bot.directory, "webhook", "info", "library_bot:app", *options)
+        assert '"problems": []' in looked.output
+    assert second.server.stop() == 0
+
+
 def test_jobs_of_an_application(run: Run, bot: Bot) -> None:
     write(bot, "ptb")
     one = run()

@@ -224,10 +224,10 @@ def complete(value: Any, settings: Settings) -> Settings:
 
 
 def kinds_of(value: Any) -> tuple[str, ...] | None:
-    """The kinds of updates that a target handles; None if it cannot be known."""
+    """The kinds of updates that a target handles: none for all that Telegram sends by default, None if not known."""
     library = _library_of(value)
     kinds: list[str] | None = _adapter(library).kinds_of(value) if library else None
-    return tuple(kinds) if kinds else None
+    return None if kinds is None else tuple(kinds)
 
 
 def _library_of(value: Any) -> _Library | None:

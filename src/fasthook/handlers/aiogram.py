@@ -62,9 +62,10 @@ def token_of(value: Dispatcher | WithBot, settings: Settings) -> str | None:
     return bot.token if bot else None
 
 
-def kinds_of(value: Dispatcher | WithBot) -> list[str]:
+def kinds_of(value: Dispatcher | WithBot) -> list[str] | None:
+    """The kinds that handlers are registered for; None if there are no handlers."""
     dispatcher, _ = _parts(value)
-    return sorted(dispatcher.resolve_used_update_types())
+    return sorted(dispatcher.resolve_used_update_types()) or None
 
 
 def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from telegram import Update as Event
@@ -44,6 +44,9 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "BusinessConnectionHandler": ("business_connection",),
     "BusinessMessagesDeletedHandler": ("deleted_business_messages",),
     "PaidMediaPurchasedHandler": ("purchased_paid_media",),
+    "ManagedBotUpdatedHandler": ("managed_bot",),
+    "StringCommandHandler": (),  # what Telegram never sends
+    "StringRegexHandler": (),
 }
 #: Handlers that choose among kinds by a number: -1 the first, 0 the second, 1 both.
 _PAIRS = {
@@ -51,6 +54,8 @@ _PAIRS = {
     "MessageReactionHandler": ("message_reaction_types", "message_reaction", "message_reaction_count"),
     "ChatBoostHandler": ("chat_boost_types", "chat_boost", "removed_chat_boost"),
 }
+#: What Telegram doesn't send unless it is named (Bot API, "setWebhook", `allowed_updates`).
+_UNASKED = frozenset({"chat_member", "message_reaction", "message_reaction_count"})
 
 
 def token_of(value: Application, settings: Settings) -> str | None:
@@ -59,30 +64,33 @@ def token_of(value: Application, settings: Settings) -> str | None:
 
 
 def kinds_of(value: Application) -> list[str] | None:
-    """The kinds that the handlers take; None if there is one that doesn't tell (`TypeHandler`, one's own)."""
-    found = _kinds(handler for group in value.handlers.values() for handler in group)
-    return sorted(found) if found is not None else None
+    """The kinds that the handlers take; None if there are no handlers.
+
+    If there is one that doesn't tell (`TypeHandler`, one's own), none are named, which asks Telegram for what it sends
+    by default, or, where another handler takes a kind that is not among these, they are all named with it.
+    """
+    found = set(_kinds(handler for group in value.handlers.values() for handler in group))
+    named = {kind for kind in found if kind is not None}
+    if None not in found:
+        return sorted(named) or None
+    return sorted(set(Event.ALL_TYPES) - _UNASKED | named) if named & _UNASKED else []
 
 
-def _kinds(handlers: Iterable[Any]) -> set[str] | None:
-    found: set[str] = set()
+def _kinds(handlers: Iterable[Any]) -> Iterator[str | None]:
+    """The kinds of each handler; None for one that doesn't tell."""
     for handler in handlers:
         name = type(handler).__name__
         if isinstance(handler, ext.ConversationHandler):
             states = (one for state in handler.states.values() for one in state)
-            inner = _kinds([*handler.entry_points, *states, *handler.fallbacks])
-            if inner is None:
-                return None
-            found |= inner
+            yield from _kinds([*handler.entry_points, *states, *handler.fallbacks])
         elif not type(handler).__module__.startswith("telegram.") or name not in _KINDS.keys() | _PAIRS.keys():
-            return None
+            yield None
         elif name in _PAIRS:
             attribute, first, second = _PAIRS[name]
             chosen = getattr(handler, attribute)
-            found |= {first} if chosen == -1 else {second} if chosen == 0 else {first, second}
+            yield from [first] if chosen == -1 else [second] if chosen == 0 else [first, second]
         else:
-            found |= set(_KINDS[name])
-    return found
+            yield from _KINDS[name]
 
 
 def make(value: Application, settings: Settings | None) -> ApplicationHandler:
