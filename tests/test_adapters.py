@@ -30,7 +30,7 @@ from telegram.ext import (
 
 from e2e.libraries import message
 from fasthook import Hook
-from fasthook.handlers import TargetError, WithBot, adapt, kinds_of, load
+from fasthook.handlers import StartError, TargetError, WithBot, adapt, kinds_of, load
 from fasthook.handlers.text import well_formed
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.testing import TOKEN
@@ -152,6 +152,41 @@ def dead(state_dir: Path) -> list[DeadLetter]:
         return [letter for _, letter in letters.items()]
     finally:
         letters.close()
+
+
+def test_an_application_whose_start_fails_ends_in_order(telegram: Telegram, tmp_path: Path) -> None:
+    """As its own `run_polling` ends: what `post_init` opened can be closed."""
+    ended: list[str] = []
+
+    async def fail(application: Any) -> None:
+        raise ValueError("no database")
+
+    async def close(application: Any) -> None:
+        ended.append("closed")
+
+    builder = ApplicationBuilder().token(TOKEN).post_init(fail).post_stop(close).post_shutdown(close)
+    application = builder.build()
+    with pytest.raises(ValueError, match="no database"):
+        RunningBot(application, telegram, tmp_path, {})
+    assert ended == ["closed"]
+    with pytest.raises(RuntimeError, match="not initialized"):
+        asyncio.run(application.process_update(None))
+    telegram.simulator.bot.revoked = True
+    with pytest.raises(StartError, match="doesn't know the token"):
+        RunningBot(application, telegram, tmp_path, {})
+    assert ended == ["closed"] * 2
+
+
+def test_an_application_that_is_served_twice(telegram: Telegram, tmp_path: Path) -> None:
+    """The second says so and leaves it to the first."""
+    application = broken_ptb()
+    first = RunningBot(application, telegram, tmp_path / "first", {})
+    try:
+        with pytest.raises(StartError, match="the Application already runs"):
+            RunningBot(application, telegram, tmp_path / "second", {})
+        assert application.running
+    finally:
+        first.stop()
 
 
 # ---------------------------------------------------------------- what is answered to a returned method

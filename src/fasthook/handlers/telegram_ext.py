@@ -12,6 +12,7 @@ from telegram import ext
 from telegram.error import InvalidToken, NetworkError, RetryAfter
 
 from fasthook.handlers import StartError
+from fasthook.handlers.ending import tell_end
 from fasthook.handlers.text import well_formed
 from fasthook.update import Update
 
@@ -115,6 +116,18 @@ class ApplicationHandler:
         self._plain = type(application.update_processor) is ext.SimpleUpdateProcessor
 
     async def start(self) -> None:
+        if self._application.running:
+            raise StartError("the Application already runs: it can be served once at a time")
+        try:
+            await self._start()
+        except BaseException:  # then the application's own `run_polling` does the same
+            try:
+                await self.stop()
+            except Exception as error:
+                tell_end(error)
+            raise
+
+    async def _start(self) -> None:
         application = self._application
         await self._initialize()
         if application.post_init:
@@ -160,6 +173,7 @@ class ApplicationHandler:
             if application.post_stop:
                 await application.post_stop(application)
         await application.shutdown()
+        await application.bot.shutdown()  # its connections, where the application was refused at its start
         if application.post_shutdown:
             await application.post_shutdown(application)
 
