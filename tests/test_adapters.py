@@ -224,6 +224,42 @@ def test_an_answer_that_is_not_telegrams_is_tried_again(undone: str) -> None:
     assert session.answers == ["never asked for"]
 
 
+# ---------------------------------------------------------------- a user who blocked the bot
+
+
+def awaiting_aiogram() -> Any:
+    dispatcher = aiogram.Dispatcher()
+    dispatcher["bot"] = aiogram.Bot(TOKEN)
+
+    @dispatcher.message()
+    async def echo(message: aiogram.types.Message) -> None:
+        await message.answer(message.text or "")
+
+    return dispatcher
+
+
+@pytest.mark.parametrize("make", [awaiting_aiogram, ptb_bot, telebot_bot])
+def test_a_call_of_the_handler_that_telegram_forbids(
+    make: Any, telegram: Telegram, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once for each chat, and its update is handled: no second try, no dead letter."""
+    running = RunningBot(make(), telegram, tmp_path, {"retries": 1})
+    try:
+        telegram.set_webhook(running.url, running.secret)
+        telegram.fail("403", "sendMessage")
+        for chat, text in [(5, "one"), (5, "two"), (6, "three")]:
+            telegram.chat(chat).send(text).result()
+        telegram.settled().result()
+    finally:
+        running.stop()
+    assert [call.status for call in telegram.calls if call.method == "sendMessage"] == [403] * 3
+    told = [record.getMessage() for record in caplog.records if "blocked by the user" in record.getMessage()]
+    assert len(told) == 2
+    assert all("Telegram refused " in line and "told once for each chat" in line for line in told)
+    assert not any(record.levelname == "ERROR" for record in caplog.records)
+    assert dead(tmp_path) == []
+
+
 # ---------------------------------------------------------------- kinds
 
 

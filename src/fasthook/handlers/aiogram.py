@@ -86,8 +86,8 @@ def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandl
 class AiogramHandler:
     """Gives updates to a dispatcher as its own webhook handler does: filters, middlewares, FSM, error handlers.
 
-    An exception that no error handler takes is a failure, and the update is tried again. What `lifespan` yields, if it
-    is a mapping, is workflow data.
+    An exception that no error handler takes is a failure, and the update is tried again; but a 403 is told, and that is
+    all. What `lifespan` yields, if it is a mapping, is workflow data.
     """
 
     def __init__(self, dispatcher: Dispatcher, bot: Bot) -> None:
@@ -112,7 +112,12 @@ class AiogramHandler:
     async def call(self, update: Update) -> Any:
         event = Event.model_validate(well_formed(update), context={"bot": self._bot})
         state = update.state if isinstance(update.state, Mapping) else {}
-        result = await self._dispatcher.feed_update(self._bot, event, bots=(self._bot,), **state)
+        try:
+            result = await self._dispatcher.feed_update(self._bot, event, bots=(self._bot,), **state)
+        except TelegramForbiddenError as error:
+            method, chat_id = error.method.__api_method__, getattr(error.method, "chat_id", None)
+            self._refusals.tell_handler(update, error.message, method=method, chat_id=chat_id)
+            return None
         if not isinstance(result, TelegramMethod):
             return None
         files: dict[str, Any] = {}

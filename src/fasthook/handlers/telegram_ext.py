@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from telegram import Update as Event
 from telegram import ext
-from telegram.error import InvalidToken, NetworkError, RetryAfter
+from telegram.error import Forbidden, InvalidToken, NetworkError, RetryAfter
 
 from fasthook.handlers import StartError
 from fasthook.handlers.ending import tell_end
 from fasthook.handlers.text import well_formed
+from fasthook.telegram.refusals import Refusals
 from fasthook.update import Update
 
 if TYPE_CHECKING:
@@ -106,13 +107,15 @@ class ApplicationHandler:
     """Gives updates to an application's `process_update`; its updater is not used.
 
     Handlers with `block=False` and tasks made by `create_task` are not waited for, but at the stop. An error that no
-    error handler of the application takes is a failure, and the update is tried again.
+    error handler of the application takes is a failure, and the update is tried again; but a 403 is told, and that is
+    all.
     """
 
     def __init__(self, application: Application) -> None:
         self.running = 0
         self._application = application
         self._errors: dict[int, Exception] = {}
+        self._refusals = Refusals()
         self._plain = type(application.update_processor) is ext.SimpleUpdateProcessor
 
     async def start(self) -> None:
@@ -187,7 +190,9 @@ class ApplicationHandler:
                 await self._application.update_processor.process_update(event, work)
         finally:
             error = self._errors.pop(id(event), None)
-        if error is not None:
+        if isinstance(error, Forbidden):
+            self._refusals.tell_handler(update, error.message)
+        elif error is not None:
             raise error
 
     async def _failed(self, event: object, context: Any) -> None:
