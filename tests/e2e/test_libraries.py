@@ -384,6 +384,49 @@ def test_a_version_that_is_not_supported(bot: Bot, name: str, version: str, word
     assert ended.code == 2
 
 
+OLD_PTB = {
+    "telegram/__init__.py": "",
+    "telegram/ext.py": (
+        "class Dispatcher: ...\n\n\nclass Updater:\n    def __init__(self, token):\n"
+        "        if not token:\n            raise ValueError('no token')\n        self.dispatcher = Dispatcher()\n"
+    ),
+    "python_telegram_bot-13.15.dist-info/METADATA": (
+        "Metadata-Version: 2.1\nName: python-telegram-bot\nVersion: 13.15\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from telegram.ext import Updater\napp = Updater('42:TEST')",
+        "from telegram.ext import Updater\napp = Updater('42:TEST').dispatcher",
+        "from telegram.ext import ApplicationBuilder",
+        "import telegram.ext.filters",
+        "from telegram.ext import Updater\napp = Updater('')",
+    ],
+)
+def test_an_old_python_telegram_bot(bot: Bot, source: str, workers: str) -> None:
+    """It is told of whatever the bot does with it."""
+    for name, text in OLD_PTB.items():
+        (bot.directory / name).parent.mkdir(exist_ok=True)
+        (bot.directory / name).write_text(text)
+    (bot.directory / "library_bot.py").write_text(source + "\n")
+    options = ["--port", "0", "--workers", workers, "--secret", "a-secret"]
+    ended = fasthook(bot.directory, "run", "library_bot:app", *options)
+    words = "python-telegram-bot 13.15 is not supported: it must be 21.0 or newer"
+    assert ended.lines == (f"fasthook: library_bot:app: {words}",)
+    assert ended.code == 2
+
+
+def test_a_module_that_the_library_no_longer_has(bot: Bot) -> None:
+    (bot.directory / "library_bot.py").write_text("from aiogram.contrib.fsm_storage.memory import MemoryStorage\n")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    words = "imports 'aiogram.contrib', which is not in aiogram 3."
+    assert ended.line.startswith(f"fasthook: library_bot:app: the module 'library_bot' {words}")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_another_token_than_the_bots(bot: Bot, library: str, workers: str) -> None:
     ended = fasthook(bot.directory, "run", "library_bot:app", "--token", "43:TEST", "--workers", workers, "--port", "0")
