@@ -252,6 +252,7 @@ def test_a_dispatcher_without_a_bot_gets_one_from_the_token(run: Run, bot: Bot, 
     source = SOURCES["aiogram"].replace("bot = Bot(TOKEN", "_ = lambda: Bot(TOKEN")
     (bot.directory / "library_bot.py").write_text(source)
     one = run("--token", TOKEN, way=Way("run", workers))
+    one.server.until("INFO .*a Bot was made from the token, without .* name it bot at the top level of the module")
     say(one.chat(), "hello", "hello")
     assert one.server.stop() == 0
 
@@ -332,6 +333,18 @@ app.exception_handler = Take()
         (
             "from telebot import TeleBot\napp = TeleBot('42:TEST', threaded=False)",
             "a TeleBot handles updates in threads",
+        ),
+        (
+            "from telegram.ext import Application\ndef app():\n    Application.builder().token('42:TEST').build()",
+            "app() takes no update; put an Application at the top level of the module, not into app(), and name that",
+        ),
+        (
+            "from aiogram import Bot, Dispatcher\ndp = Dispatcher()\nasync def app():\n    bot = Bot('42:TEST')",
+            "app() takes no update; put a Dispatcher at the top level",
+        ),
+        (
+            "import telebot.async_telebot\ndef app():\n    telebot.async_telebot.AsyncTeleBot('42:TEST')",
+            "app() takes no update; put an AsyncTeleBot at the top level",
         ),
     ],
 )

@@ -78,6 +78,10 @@ def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandl
                 'or put it into the Dispatcher (dp["bot"] = bot), or set --token'
             )
         bot = Bot(settings.token, session=AiohttpSession())
+        log.info(
+            "a Bot was made from the token, without what a Bot of the module's own may set (parse_mode and other "
+            "defaults); to use that one, name it bot at the top level of the module"
+        )
     if settings is not None and settings.local_api:
         bot.session.api = TelegramAPIServer.from_base(settings.api_url)
     return AiogramHandler(dispatcher, bot)
