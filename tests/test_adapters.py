@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import aiogram
 import httpx
 import pytest
+import telebot
 from aiogram.client.default import DefaultBotProperties
 from aiogram.client.session.base import BaseSession
 from fastapi import FastAPI
@@ -295,6 +297,16 @@ def test_kinds_of_the_others() -> None:
     assert kinds_of(telebot_bot()) == ("message",)
     assert kinds_of(AsyncTeleBot(TOKEN)) is None
     assert kinds_of(print) is None
+
+
+# ---------------------------------------------------------------- whose log
+
+
+def test_in_a_users_application_telebot_logs_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(telebot.logger, "handlers", [telebot.console_output_handler])
+    adapt(telebot_bot(), threads=1)
+    assert telebot.logger.handlers == [telebot.console_output_handler]
 
 
 # ---------------------------------------------------------------- which Bot

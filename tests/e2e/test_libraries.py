@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,6 +289,21 @@ def test_jobs_of_an_application(run: Run, bot: Bot) -> None:
     assert one.server.stop() == 0
     assert recorded(bot)[-2:] == ["stopped", "ended parcels"]
     assert bot.dead == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_telebot_logs_is_written_once(run: Run, bot: Bot, workers: int) -> None:
+    """As all else is: in the format that was asked for, and without the token."""
+    write(bot, "telebot")
+    file = bot.directory / "library_bot.py"
+    said = "import telebot\n\n\ndef said():\n    telebot.logger.error('said of %s', TOKEN)\n"
+    file.write_text(file.read_text().replace("async def echo(message):\n", "async def echo(message):\n    said()\n"))
+    file.write_text(file.read_text() + "\n\n" + said)
+    one = run("--log-format", "json", way=Way("run", workers))
+    say(one.chat(), "hello", "hello")
+    assert one.server.stop() == 0
+    [line] = [found.string for found in one.server.find("said of")]
+    assert json.loads(line)["message"] == "said of ***"
 
 
 def test_an_error_handler_of_the_bot_takes_the_error(run: Run, bot: Bot, library: str) -> None:

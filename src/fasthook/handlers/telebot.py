@@ -6,12 +6,14 @@ import contextvars
 import copy
 from typing import TYPE_CHECKING, Any
 
+import telebot
 from telebot import asyncio_helper
 from telebot.async_telebot import AsyncTeleBot
 from telebot.asyncio_helper import ApiTelegramException
 from telebot.types import Update as Event
 
 from fasthook.handlers.text import well_formed
+from fasthook.logs import is_set_up
 from fasthook.telegram.refusals import Refusals
 from fasthook.update import Update
 
@@ -47,6 +49,8 @@ def make(value: AsyncTeleBot, settings: Settings | None) -> TeleBotHandler:
         server = settings.api_url.rstrip("/")
         asyncio_helper.API_URL = server + "/bot{0}/{1}"
         asyncio_helper.FILE_URL = server + "/file/bot{0}/{1}"  # type: ignore[assignment]
+    if is_set_up():  # else each of its lines is written twice, once past the format and the redaction
+        telebot.logger.removeHandler(telebot.console_output_handler)
     return TeleBotHandler(value)
 
 
