@@ -230,9 +230,9 @@ class Crew:
             self.watch(unpack(Kind.SOURCES, payload)["files"])
 
     def kinds_of(self, bot_id: int) -> tuple[str, ...] | None:
-        """The kinds of updates that a bot handles; None if it cannot be known."""
+        """The kinds of updates that a bot handles, as `fasthook.handlers.kinds_of` tells them."""
         kinds = self.kinds.get(str(bot_id))
-        return tuple(kinds) if kinds else None
+        return None if kinds is None else tuple(kinds)
 
     def _learn(self, worker: Worker, token: str | None) -> None:
         """What the first worker knows of its bot; the others have to have the same token."""

@@ -59,6 +59,11 @@ def set_up(settings: Settings, process: str = "", hidden: Iterable[str] = ()) ->
     return redact
 
 
+def is_set_up() -> bool:
+    """Whether `set_up` was called in this process; in an application of somebody else's it is not."""
+    return any(isinstance(handler, Lines) for handler in logging.getLogger().handlers)
+
+
 class Redaction:
     """Takes secrets, and whatever looks like a bot's token, out of a text."""
 

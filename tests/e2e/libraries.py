@@ -163,7 +163,7 @@ async def stopped(application):
 
 
 async def ended(application):
-    record("ended", application.bot_data["shop"])
+    record("ended", application.bot_data.get("shop"))
 
 
 async def start(update, context):

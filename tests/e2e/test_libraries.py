@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,14 +228,14 @@ def test_aiogram_methods_that_a_handler_returns(run: Run, bot: Bot, workers: int
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_telegram_may_say_to_a_method_of_aiogram(run: Run, bot: Bot, workers: int) -> None:
-    """429 and 5xx are tried again, a refusal is told, a token that is revoked leaves a dead letter."""
+    """429, 5xx and HTML are tried again, a refusal is told, a token that is revoked leaves a dead letter."""
     write(bot, "aiogram")
     one = run(way=Way("run", workers))
     chat = one.chat()
-    for kind in ("429", "500"):
+    for kind, status in (("429", 429), ("500", 500), ("html", 502)):
         one.telegram.fail(kind, "sendMessage", times=1)
         chat.send("returned").result()
-        chat.expect(status=int(kind), timeout=PATIENCE).result()
+        chat.expect(status=status, timeout=PATIENCE).result()
         assert chat.expect("sendMessage", timeout=PATIENCE).result()["parse_mode"] == "HTML"
     for kind in ("403", "403", "400"):
         one.telegram.fail(kind, "sendMessage", times=1)
@@ -255,8 +256,32 @@ def test_a_dispatcher_without_a_bot_gets_one_from_the_token(run: Run, bot: Bot, 
     source = SOURCES["aiogram"].replace("bot = Bot(TOKEN", "_ = lambda: Bot(TOKEN")
     (bot.directory / "library_bot.py").write_text(source)
     one = run("--token", TOKEN, way=Way("run", workers))
+    one.server.until("INFO .*a Bot was made from the token, without .* name it bot at the top level of the module")
     say(one.chat(), "hello", "hello")
     assert one.server.stop() == 0
+
+
+@pytest.mark.parametrize("way", [Way("run"), Way("run", 2), Way("poll"), Way("poll", 2)], ids=str)
+def test_an_application_that_comes_to_take_everything(run: Run, bot: Bot, telegram: Telegram, way: Way) -> None:
+    """Telegram doesn't keep to what the bot took before."""
+    file = bot.directory / "library_bot.py"
+    write(bot, "ptb")
+    first = run(way=way)
+    say(first.chat(), "hello", "hello")
+    assert "callback_query" in telegram.webhook_info()["allowed_updates"]
+    assert first.server.stop() == 0
+    taken = "from telegram.ext import TypeHandler\napp.add_handler(TypeHandler(object, later), group=-2)\n"
+    file.write_text(file.read_text() + "\n" + taken)
+    telegram.advance(1)  # one setWebhook a second
+    second = run(way=way)
+    say(second.chat(), "hello again", "hello again")
+    told = telegram.webhook_info()
+    assert "allowed_updates" not in told
+    if way.command == "run":
+        options = ["--public-url", second.url.removesuffix("/webhook"), "--api-url", telegram.url, "--json"]
+        looked = fasthook(bot.directory, "webhook", "info", "library_bot:app", *options)
+        assert '"problems": []' in looked.output
+    assert second.server.stop() == 0
 
 
 def test_jobs_of_an_application(run: Run, bot: Bot) -> None:
@@ -267,6 +292,21 @@ def test_jobs_of_an_application(run: Run, bot: Bot) -> None:
     assert one.server.stop() == 0
     assert recorded(bot)[-2:] == ["stopped", "ended parcels"]
     assert bot.dead == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_telebot_logs_is_written_once(run: Run, bot: Bot, workers: int) -> None:
+    """As all else is: in the format that was asked for, and without the token."""
+    write(bot, "telebot")
+    file = bot.directory / "library_bot.py"
+    said = "import telebot\n\n\ndef said():\n    telebot.logger.error('said of %s', TOKEN)\n"
+    file.write_text(file.read_text().replace("async def echo(message):\n", "async def echo(message):\n    said()\n"))
+    file.write_text(file.read_text() + "\n\n" + said)
+    one = run("--log-format", "json", way=Way("run", workers))
+    say(one.chat(), "hello", "hello")
+    assert one.server.stop() == 0
+    [line] = [found.string for found in one.server.find("said of")]
+    assert json.loads(line)["message"] == "said of ***"
 
 
 def test_an_error_handler_of_the_bot_takes_the_error(run: Run, bot: Bot, library: str) -> None:
@@ -312,6 +352,18 @@ app.exception_handler = Take()
         (
             "from telebot import TeleBot\napp = TeleBot('42:TEST', threaded=False)",
             "a TeleBot handles updates in threads",
+        ),
+        (
+            "from telegram.ext import Application\ndef app():\n    Application.builder().token('42:TEST').build()",
+            "app() takes no update; put an Application at the top level of the module, not into app(), and name that",
+        ),
+        (
+            "from aiogram import Bot, Dispatcher\ndp = Dispatcher()\nasync def app():\n    bot = Bot('42:TEST')",
+            "app() takes no update; put a Dispatcher at the top level",
+        ),
+        (
+            "import telebot.async_telebot\ndef app():\n    telebot.async_telebot.AsyncTeleBot('42:TEST')",
+            "app() takes no update; put an AsyncTeleBot at the top level",
         ),
     ],
 )
@@ -364,6 +416,49 @@ def test_a_version_that_is_not_supported(bot: Bot, name: str, version: str, word
     package = packages[module.partition(".")[0]]
     assert ended.lines == (f"fasthook: library_bot:app: {package} {version} is not supported: it {words}",)
     assert ended.code == 2
+
+
+OLD_PTB = {
+    "telegram/__init__.py": "",
+    "telegram/ext.py": (
+        "class Dispatcher: ...\n\n\nclass Updater:\n    def __init__(self, token):\n"
+        "        if not token:\n            raise ValueError('no token')\n        self.dispatcher = Dispatcher()\n"
+    ),
+    "python_telegram_bot-13.15.dist-info/METADATA": (
+        "Metadata-Version: 2.1\nName: python-telegram-bot\nVersion: 13.15\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from telegram.ext import Updater\napp = Updater('42:TEST')",
+        "from telegram.ext import Updater\napp = Updater('42:TEST').dispatcher",
+        "from telegram.ext import ApplicationBuilder",
+        "import telegram.ext.filters",
+        "from telegram.ext import Updater\napp = Updater('')",
+    ],
+)
+def test_an_old_python_telegram_bot(bot: Bot, source: str, workers: str) -> None:
+    """It is told of whatever the bot does with it."""
+    for name, text in OLD_PTB.items():
+        (bot.directory / name).parent.mkdir(exist_ok=True)
+        (bot.directory / name).write_text(text)
+    (bot.directory / "library_bot.py").write_text(source + "\n")
+    options = ["--port", "0", "--workers", workers, "--secret", "a-secret"]
+    ended = fasthook(bot.directory, "run", "library_bot:app", *options)
+    words = "python-telegram-bot 13.15 is not supported: it must be 21.0 or newer"
+    assert ended.lines == (f"fasthook: library_bot:app: {words}",)
+    assert ended.code == 2
+
+
+def test_a_module_that_the_library_no_longer_has(bot: Bot) -> None:
+    (bot.directory / "library_bot.py").write_text("from aiogram.contrib.fsm_storage.memory import MemoryStorage\n")
+    ended = fasthook(bot.directory, "run", "library_bot:app", "--port", "0")
+    words = "imports 'aiogram.contrib', which is not in aiogram 3."
+    assert ended.line.startswith(f"fasthook: library_bot:app: the module 'library_bot' {words}")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import ModuleType
@@ -92,9 +93,19 @@ class _Library:
     oldest: tuple[int, int]
     below: int = 1000  # the first major version that is not
 
+    @property
+    def version(self) -> str | None:
+        """The version that is installed; None if nothing tells, as in a bundle of files without its metadata."""
+        try:
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
     def check(self) -> None:
         """TargetError: this version is not supported."""
-        version = importlib.metadata.version(self.package)
+        version = self.version
+        if version is None:
+            return
         numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if not self.oldest <= numbers < (self.below,):
             least = ".".join(map(str, self.oldest))
@@ -143,6 +154,7 @@ def load(name: str) -> Target:
             value = getattr(value, part)
         except AttributeError:
             raise TargetError(f"the module {module_name!r} has no attribute {attribute!r}") from None
+    _check_versions(cls.__module__ for cls in type(value).__mro__)
     library = _library_of(value)
     if library is not None and hasattr(adapter := _adapter(library), "beside"):
         value = adapter.beside(value, vars(module))
@@ -177,13 +189,34 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise TargetError(f"there is no module {error.name!r} here or on the Python path") from None
-        library = _LIBRARIES.get((error.name or "").partition(".")[0])
-        extra = f": pip install 'fasthook[{library.extra}]'" if library else ""
-        raise TargetError(f"the module {name!r} imports {error.name!r}, which is not installed{extra}") from error
+        _check_versions(_modules_of(error))
+        package, inside, _ = (error.name or "").partition(".")
+        library = _LIBRARIES.get(package)
+        why = "which is not installed"
+        if library and inside:
+            why = f"which is not in {library.package} {library.version or ''}".rstrip()
+        elif library:
+            why += f": pip install 'fasthook[{library.extra}]'"
+        raise TargetError(f"the module {name!r} imports {error.name!r}, {why}") from error
     except SystemExit as error:
         raise TargetError(f"the module {name!r} calls sys.exit({error.code!r}) when it is imported", code=1) from None
     except Exception as error:
+        _check_versions(_modules_of(error))
         raise TargetError(f"the module {name!r} fails to import: {one_line(error)}") from error
+
+
+def _modules_of(error: Exception) -> Iterator[str]:
+    """The modules that an import went through, and what it did not find."""
+    if isinstance(error, ImportError) and error.name and "." in error.name:
+        yield error.name
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield str(frame.f_globals.get("__name__", ""))
+
+
+def _check_versions(modules: Iterable[str]) -> None:
+    """TargetError: one of these modules is a library's in a version that is not supported."""
+    for package in {module.partition(".")[0] for module in modules} & _LIBRARIES.keys():
+        _LIBRARIES[package].check()
 
 
 def adapt(value: Any, *, threads: int, settings: Settings | None = None) -> Handler:
@@ -192,6 +225,7 @@ def adapt(value: Any, *, threads: int, settings: Settings | None = None) -> Hand
     if library is not None:
         made: Handler = _adapter(library).make(value, settings)
         return made
+    _check_versions(cls.__module__ for cls in type(value).__mro__)
     for cls in type(value).__mro__:
         words = _BESIDE.get((cls.__module__.partition(".")[0], cls.__name__))
         if words:
@@ -224,10 +258,10 @@ def complete(value: Any, settings: Settings) -> Settings:
 
 
 def kinds_of(value: Any) -> tuple[str, ...] | None:
-    """The kinds of updates that a target handles; None if it cannot be known."""
+    """The kinds of updates that a target handles: none for all that Telegram sends by default, None if not known."""
     library = _library_of(value)
     kinds: list[str] | None = _adapter(library).kinds_of(value) if library else None
-    return tuple(kinds) if kinds else None
+    return None if kinds is None else tuple(kinds)
 
 
 def _library_of(value: Any) -> _Library | None:

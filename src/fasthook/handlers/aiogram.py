@@ -21,6 +21,7 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import TelegramMethod
 from aiogram.types import Update as Event
+from pydantic import ValidationError
 
 from fasthook.handlers import Reply, TargetError, WithBot
 from fasthook.handlers.text import well_formed
@@ -61,9 +62,10 @@ def token_of(value: Dispatcher | WithBot, settings: Settings) -> str | None:
     return bot.token if bot else None
 
 
-def kinds_of(value: Dispatcher | WithBot) -> list[str]:
+def kinds_of(value: Dispatcher | WithBot) -> list[str] | None:
+    """The kinds that handlers are registered for; None if there are no handlers."""
     dispatcher, _ = _parts(value)
-    return sorted(dispatcher.resolve_used_update_types())
+    return sorted(dispatcher.resolve_used_update_types()) or None
 
 
 def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandler:
@@ -76,6 +78,10 @@ def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandl
                 'or put it into the Dispatcher (dp["bot"] = bot), or set --token'
             )
         bot = Bot(settings.token, session=AiohttpSession())
+        log.info(
+            "a Bot was made from the token, without what a Bot of the module's own may set (parse_mode and other "
+            "defaults); to use that one, name it bot at the top level of the module"
+        )
     if settings is not None and settings.local_api:
         bot.session.api = TelegramAPIServer.from_base(settings.api_url)
     return AiogramHandler(dispatcher, bot)
@@ -84,8 +90,8 @@ def make(value: Dispatcher | WithBot, settings: Settings | None) -> AiogramHandl
 class AiogramHandler:
     """Gives updates to a dispatcher as its own webhook handler does: filters, middlewares, FSM, error handlers.
 
-    An exception that no error handler takes is a failure, and the update is tried again. What `lifespan` yields, if it
-    is a mapping, is workflow data.
+    An exception that no error handler takes is a failure, and the update is tried again; but a 403 is told, and that is
+    all. What `lifespan` yields, if it is a mapping, is workflow data.
     """
 
     def __init__(self, dispatcher: Dispatcher, bot: Bot) -> None:
@@ -110,7 +116,12 @@ class AiogramHandler:
     async def call(self, update: Update) -> Any:
         event = Event.model_validate(well_formed(update), context={"bot": self._bot})
         state = update.state if isinstance(update.state, Mapping) else {}
-        result = await self._dispatcher.feed_update(self._bot, event, bots=(self._bot,), **state)
+        try:
+            result = await self._dispatcher.feed_update(self._bot, event, bots=(self._bot,), **state)
+        except TelegramForbiddenError as error:
+            method, chat_id = error.method.__api_method__, getattr(error.method, "chat_id", None)
+            self._refusals.tell_handler(update, error.message, method=method, chat_id=chat_id)
+            return None
         if not isinstance(result, TelegramMethod):
             return None
         files: dict[str, Any] = {}
@@ -139,16 +150,22 @@ class AiogramHandler:
                 return
             except TelegramUnauthorizedError as error:
                 raise GaveUp(f"Telegram doesn't know the token ({error.message})", "reply failed") from None
-            except (TelegramNetworkError, TelegramServerError) as error:
+            except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
+                if isinstance(error, ClientDecodeError) and _done(error):
+                    what = f"update {update.update_id}: the answer to {method.__api_method__}"
+                    log.warning("%s: %s", what, error.message)
+                    return
                 if n + 1 == _TRIES:
                     raise GaveUp(f"{method.__api_method__}: {type(error).__name__}", "reply failed") from None
                 await asyncio.sleep(2.0**n)
             except TelegramAPIError as error:
                 log.error("%s: %s", what, error.message)
                 return
-            except ClientDecodeError as error:  # it was done; what came back is newer than this aiogram
-                log.warning("update %d: the answer to %s: %s", update.update_id, method.__api_method__, error.message)
-                return
             else:
                 return
         raise GaveUp(f"{method.__api_method__}: Telegram's limit was reached {_TRIES} times", "reply failed")
+
+
+def _done(error: ClientDecodeError) -> bool:
+    """Whether the Bot API did it, and only what came back is newer than this aiogram; HTML is a proxy's word."""
+    return isinstance(error.original, ValidationError) and isinstance(error.data, dict) and bool(error.data.get("ok"))

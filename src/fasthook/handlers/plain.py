@@ -77,6 +77,25 @@ def _check(function: Any) -> None:
     try:
         inspect.signature(function).bind(None)
     except TypeError:
-        raise TargetError("the handler must take one argument, the update") from None
+        words = _makes_a_bot(function) or "the handler must take one argument, the update"
+        raise TargetError(words) from None
     except ValueError:
         return  # a built-in without a signature: the first call will tell
+
+
+#: What a bot of a library is served by.
+_SERVED = {"aiogram": "Dispatcher", "telegram": "Application", "telebot": "AsyncTeleBot"}
+
+
+def _makes_a_bot(function: Any) -> str | None:
+    """What to do about a function without arguments where a library is used: the `main()` of its examples."""
+    if inspect.signature(function).parameters:
+        return None
+    names = getattr(function, "__globals__", {}).values()
+    packages = {str(getattr(value, "__module__", "")).partition(".")[0] for value in names}
+    packages |= {value.__name__.partition(".")[0] for value in names if inspect.ismodule(value)}
+    found = next((package for package in _SERVED if package in packages), None)
+    if found is None:
+        return None
+    name, served = getattr(function, "__name__", "it"), with_article(_SERVED[found])
+    return f"{name}() takes no update; put {served} at the top level of the module, not into {name}(), and name that"

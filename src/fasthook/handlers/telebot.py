@@ -6,16 +6,21 @@ import contextvars
 import copy
 from typing import TYPE_CHECKING, Any
 
+import telebot
 from telebot import asyncio_helper
 from telebot.async_telebot import AsyncTeleBot
+from telebot.asyncio_helper import ApiTelegramException
 from telebot.types import Update as Event
 
 from fasthook.handlers.text import well_formed
+from fasthook.logs import is_set_up
+from fasthook.telegram.refusals import Refusals
 from fasthook.update import Update
 
 if TYPE_CHECKING:
     from fasthook.settings import Settings
 
+_FORBIDDEN = 403
 _SPECIAL = {
     "inline_handlers": "inline_query",
     "chosen_inline_handlers": "chosen_inline_result",
@@ -44,14 +49,16 @@ def make(value: AsyncTeleBot, settings: Settings | None) -> TeleBotHandler:
         server = settings.api_url.rstrip("/")
         asyncio_helper.API_URL = server + "/bot{0}/{1}"
         asyncio_helper.FILE_URL = server + "/file/bot{0}/{1}"  # type: ignore[assignment]
+    if is_set_up():  # else each of its lines is written twice, once past the format and the redaction
+        telebot.logger.removeHandler(telebot.console_output_handler)
     return TeleBotHandler(value)
 
 
 class TeleBotHandler:
     """Gives updates to a bot's `process_new_updates`, which waits for the handler.
 
-    An exception that the bot's `exception_handler` doesn't take is a failure, and the update is tried again. Listeners
-    (`set_update_listener`) run beside, and are not waited for.
+    An exception that the bot's `exception_handler` doesn't take is a failure, and the update is tried again; but a 403
+    is told, and that is all. Listeners (`set_update_listener`) run beside, and are not waited for.
     """
 
     def __init__(self, bot: AsyncTeleBot) -> None:
@@ -59,6 +66,7 @@ class TeleBotHandler:
         self._bot = bot
         self._errors: contextvars.ContextVar[list[Exception]] = contextvars.ContextVar("fasthook_telebot_errors")
         self._own = bot.exception_handler
+        self._refusals = Refusals()
 
     async def start(self) -> None:
         self._bot.exception_handler = self  # type: ignore[assignment]  # it is asked for each exception of a handler
@@ -75,10 +83,14 @@ class TeleBotHandler:
         token = self._errors.set(errors)
         try:
             await self._bot.process_new_updates([event])
+        except ApiTelegramException as error:  # of a middleware
+            errors.append(error)
         finally:
             self._errors.reset(token)
-        if errors:
-            raise errors[0]
+        for error in errors:
+            if not isinstance(error, ApiTelegramException) or error.error_code != _FORBIDDEN:
+                raise error
+            self._refusals.tell_handler(update, error.description, method=error.function_name)
 
     async def handle(self, exception: Exception) -> bool:
         """What the library calls with an exception of a handler: True if it is taken care of."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from telegram import Update as Event
 from telegram import ext
-from telegram.error import InvalidToken, NetworkError, RetryAfter
+from telegram.error import Forbidden, InvalidToken, NetworkError, RetryAfter
 
 from fasthook.handlers import StartError
+from fasthook.handlers.ending import tell_end
 from fasthook.handlers.text import well_formed
+from fasthook.telegram.refusals import Refusals
 from fasthook.update import Update
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "BusinessConnectionHandler": ("business_connection",),
     "BusinessMessagesDeletedHandler": ("deleted_business_messages",),
     "PaidMediaPurchasedHandler": ("purchased_paid_media",),
+    "ManagedBotUpdatedHandler": ("managed_bot",),
+    "StringCommandHandler": (),  # what Telegram never sends
+    "StringRegexHandler": (),
 }
 #: Handlers that choose among kinds by a number: -1 the first, 0 the second, 1 both.
 _PAIRS = {
@@ -51,6 +56,8 @@ _PAIRS = {
     "MessageReactionHandler": ("message_reaction_types", "message_reaction", "message_reaction_count"),
     "ChatBoostHandler": ("chat_boost_types", "chat_boost", "removed_chat_boost"),
 }
+#: What Telegram doesn't send unless it is named (Bot API, "setWebhook", `allowed_updates`).
+_UNASKED = frozenset({"chat_member", "message_reaction", "message_reaction_count"})
 
 
 def token_of(value: Application, settings: Settings) -> str | None:
@@ -59,30 +66,33 @@ def token_of(value: Application, settings: Settings) -> str | None:
 
 
 def kinds_of(value: Application) -> list[str] | None:
-    """The kinds that the handlers take; None if there is one that doesn't tell (`TypeHandler`, one's own)."""
-    found = _kinds(handler for group in value.handlers.values() for handler in group)
-    return sorted(found) if found is not None else None
+    """The kinds that the handlers take; None if there are no handlers.
+
+    If there is one that doesn't tell (`TypeHandler`, one's own), none are named, which asks Telegram for what it sends
+    by default, or, where another handler takes a kind that is not among these, they are all named with it.
+    """
+    found = set(_kinds(handler for group in value.handlers.values() for handler in group))
+    named = {kind for kind in found if kind is not None}
+    if None not in found:
+        return sorted(named) or None
+    return sorted(set(Event.ALL_TYPES) - _UNASKED | named) if named & _UNASKED else []
 
 
-def _kinds(handlers: Iterable[Any]) -> set[str] | None:
-    found: set[str] = set()
+def _kinds(handlers: Iterable[Any]) -> Iterator[str | None]:
+    """The kinds of each handler; None for one that doesn't tell."""
     for handler in handlers:
         name = type(handler).__name__
         if isinstance(handler, ext.ConversationHandler):
             states = (one for state in handler.states.values() for one in state)
-            inner = _kinds([*handler.entry_points, *states, *handler.fallbacks])
-            if inner is None:
-                return None
-            found |= inner
+            yield from _kinds([*handler.entry_points, *states, *handler.fallbacks])
         elif not type(handler).__module__.startswith("telegram.") or name not in _KINDS.keys() | _PAIRS.keys():
-            return None
+            yield None
         elif name in _PAIRS:
             attribute, first, second = _PAIRS[name]
             chosen = getattr(handler, attribute)
-            found |= {first} if chosen == -1 else {second} if chosen == 0 else {first, second}
+            yield from [first] if chosen == -1 else [second] if chosen == 0 else [first, second]
         else:
-            found |= set(_KINDS[name])
-    return found
+            yield from _KINDS[name]
 
 
 def make(value: Application, settings: Settings | None) -> ApplicationHandler:
@@ -97,16 +107,30 @@ class ApplicationHandler:
     """Gives updates to an application's `process_update`; its updater is not used.
 
     Handlers with `block=False` and tasks made by `create_task` are not waited for, but at the stop. An error that no
-    error handler of the application takes is a failure, and the update is tried again.
+    error handler of the application takes is a failure, and the update is tried again; but a 403 is told, and that is
+    all.
     """
 
     def __init__(self, application: Application) -> None:
         self.running = 0
         self._application = application
         self._errors: dict[int, Exception] = {}
+        self._refusals = Refusals()
         self._plain = type(application.update_processor) is ext.SimpleUpdateProcessor
 
     async def start(self) -> None:
+        if self._application.running:
+            raise StartError("the Application already runs: it can be served once at a time")
+        try:
+            await self._start()
+        except BaseException:  # then the application's own `run_polling` does the same
+            try:
+                await self.stop()
+            except Exception as error:
+                tell_end(error)
+            raise
+
+    async def _start(self) -> None:
         application = self._application
         await self._initialize()
         if application.post_init:
@@ -136,6 +160,12 @@ class ApplicationHandler:
         raise StartError("the Application cannot reach the Bot API, which limits its calls")
 
     async def stop(self) -> None:
+        try:
+            await self._stop()
+        finally:
+            self._application.remove_error_handler(self._failed)  # the next one to adapt it has its own
+
+    async def _stop(self) -> None:
         application = self._application
         if application.running:
             try:
@@ -146,6 +176,7 @@ class ApplicationHandler:
             if application.post_stop:
                 await application.post_stop(application)
         await application.shutdown()
+        await application.bot.shutdown()  # its connections, where the application was refused at its start
         if application.post_shutdown:
             await application.post_shutdown(application)
 
@@ -159,7 +190,9 @@ class ApplicationHandler:
                 await self._application.update_processor.process_update(event, work)
         finally:
             error = self._errors.pop(id(event), None)
-        if error is not None:
+        if isinstance(error, Forbidden):
+            self._refusals.tell_handler(update, error.message)
+        elif error is not None:
             raise error
 
     async def _failed(self, event: object, context: Any) -> None:

@@ -6,6 +6,8 @@ import logging
 from collections import OrderedDict
 from typing import Any
 
+from fasthook.update import Update
+
 log = logging.getLogger("fasthook")
 
 _REMEMBERED = 10_000  # chats that are known to refuse the bot
@@ -24,3 +26,13 @@ class Refusals:
         if len(self._chats) > _REMEMBERED:
             self._chats.popitem(last=False)
         log.warning("%s (told once for each chat)", words)
+
+    def tell_handler(
+        self, update: Update, words: str, *, method: str = "a call of the handler", chat_id: Any = None
+    ) -> None:
+        """A 403 that a library's call raised, and the handler left to it: its update is handled.
+
+        `chat_id`: where the call went, if that is known; else the update's own counts.
+        """
+        chat = update.lane[1] if chat_id is None else chat_id
+        self.tell(chat, f"update {update.update_id}: Telegram refused {method}: {words}")
