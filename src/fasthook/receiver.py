@@ -408,12 +408,16 @@ class Receiver:
 
     # ------------------------------------------------------------ the end
 
+    def end_soon(self) -> None:
+        """The listener closes, then `stop` follows: what still comes is taken, and no worker is recycled any more."""
+        if self.running and self.workers:
+            self.workers.crew.drain()
+
     def refuse_new(self) -> None:
         """From now on new updates get 503, and stay with Telegram."""
         if self.running:
             self.gate.draining = True
-            if self.workers:
-                self.workers.crew.drain()
+            self.end_soon()
 
     def hurry(self) -> None:
         """Don't wait for what runs any longer."""
