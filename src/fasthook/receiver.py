@@ -11,6 +11,7 @@ from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from fasthook import orphans
 from fasthook._core import CODES, DedupRing, Gate, Route, Shares, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
@@ -122,6 +123,8 @@ class Receiver:
             self._queue = open_queue(
                 settings, owner=state is not None, committed=self.counts.committed, shares=self._shares()
             )
+            if state:
+                await orphans.end(state.path)
             self._dispatcher = await (self._start_workers() if self._in_workers else self._start_handler())
             self.gate = self._make_gate(ring, stats)
             self._acks = self._acknowledge()

@@ -171,6 +171,46 @@ def test_sigterm_to_a_worker_replaces_it_in_order(start: Start, bot: Bot) -> Non
     assert not server.find("died|ERROR")
 
 
+FINISHES = """
+async def finishes(update):
+    os.write(record, b"begun %d\\n" % update.update_id)
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    os.write(record, b"over %d\\n" % update.update_id)
+"""
+
+
+class Waiting(Server):
+    """`fasthook run` that waits with its start."""
+
+    banner = "()()()()workers of a server that died still have updates in hand"
+
+
+def test_the_next_server_waits_for_the_workers_of_one_that_died(start: Start, bot: Bot) -> None:
+    """Else a chat would be handled twice at the same time."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(FINISHES)
+    record = bot.directory / "handled"
+    options = ["--secret", SECRET, "--workers", "2"]
+    server = start(*options, target="bot:finishes")
+    for update_id in (1, 2, 3):
+        assert server.post(samples.update(update_id, chat_id=1)).status == 200
+    asyncio.run(until(record.exists))
+    server.process.kill()
+    server.process.wait()
+    server = Waiting(bot.directory, "bot:finishes", "--port", "0", *options)
+    try:
+        assert record.read_text() == "begun 1\n"
+        (bot.directory / "go").touch()
+        server.until("fasthook serves")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    ids = [int(line.split()[1]) for line in record.read_text().splitlines()]
+    assert ids in ([1, 1, 1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 3, 3])
+    assert record.read_text().split()[::2] == ["begun", "over"] * (len(ids) // 2)
+
+
 @pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
 def test_the_door_dies_and_its_workers_leave(start: Start, bot: Bot, queue: str) -> None:
     """They finish what they have in hand; one that never ends doesn't hold its process."""
