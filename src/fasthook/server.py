@@ -260,9 +260,12 @@ def _config(hook: Hook) -> uvicorn.Config:
 
 
 def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bots | None = None) -> None:
-    """Tell a person, on standard error, where the hook is and how to try it."""
+    """Tell, on standard error, where the hook is; a person also how to try it."""
     sockets = listeners.sockets
     places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
+    if settings.log_format == "json":
+        _log_start(settings, places, ops, bots)
+        return
     where = places[0]
     if bots:
         tables = bots.tables.values()
@@ -277,6 +280,20 @@ def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bot
     if not bots and not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _log_start(settings: Settings, places: list[str], ops: Listeners, bots: Bots | None) -> None:
+    tables = list(bots.tables.values()) if bots else []
+    paths = [one.settings.path for one in tables] or [settings.path]
+    urls = [f"{place}{path}" for path in paths for place in places]
+    told: dict[str, Any] = {"urls": urls, "queue": settings.queue}
+    if bots:
+        told["bots"] = {str(one.bot_id): one.target for one in tables}
+    else:
+        told["secret"] = _secret_words(settings)
+    if ops.sockets:
+        told["ops"] = name_of("http", ops.sockets[0])
+    log.info("fasthook serves %s", ", ".join(urls), extra={"server": told})
 
 
 def _secret_words(settings: Settings) -> str:

@@ -230,6 +230,8 @@ def test_the_door_dies_and_its_workers_leave(start: Start, bot: Bot, queue: str)
 
 # ---------------------------------------------------------------- bots that do not start
 
+MEND = "mend what the bot does at its start or in threads of its own; the log above has more"
+
 
 def said_once(bot: Bot, *options: str, target: str = "bot:handler") -> tuple[int, str, str]:
     """The exit code, the line and all of standard error."""
@@ -275,8 +277,22 @@ def test_a_target_that_is_none(bot: Bot, target: str, words: str) -> None:
 def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> None:
     (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
     code, line, said = said_once(bot)
-    assert (code, line) == (1, "fasthook: 5 workers in a row died at once (the last: exit code 7)")
+    assert (code, line) == (1, f"fasthook: 5 workers in a row died at once (the last: exit code 7): {MEND}")
     assert "serves" not in said
+
+
+def test_the_reason_is_json_where_the_log_is(bot: Bot) -> None:
+    """One object a line, to the last."""
+    (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", "3", "--log-format", "json")
+    last = [json.loads(line) for line in ended.lines][-1]
+    assert (ended.code, last["level"]) == (1, "error")
+    assert last["message"] == f"5 workers in a row died at once (the last: exit code 7): {MEND}"
+    (bot.directory / "bot.py").write_text("1 / 0\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--log-format", "json")
+    [last] = [json.loads(line) for line in ended.lines]
+    assert last["message"] == "bot:handler: the module 'bot' fails to import: ZeroDivisionError: division by zero"
+    assert last["traceback"].endswith("ZeroDivisionError: division by zero\n")
 
 
 ENDS = """
@@ -305,7 +321,7 @@ def test_workers_that_die_at_once_stop_the_server(start: Start, bot: Bot) -> Non
     assert server.post(samples.update(1, chat_id=5)).status == 200
     (bot.directory / "end").touch()
     assert server.wait() == 1
-    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    server.until(f"^fasthook: 5 workers in a row died at once .the last: SIGSEGV.: {MEND}$")
     (bot.directory / "end").unlink()
     assert start("--secret", SECRET).stop() == 0
     assert len(bot.handled) + len(bot.dead) == 1
@@ -323,7 +339,7 @@ def test_workers_that_do_not_start_any_more_stop_the_server(start: Start, bot: B
     for pid in worker_pids(server):
         os.kill(pid, signal.SIGKILL)
     assert server.wait() == 1
-    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    server.until(f"^fasthook: 5 workers in a row died at once .the last: SIGSEGV.: {MEND}$")
     server.until("20 updates are not handled yet: they are kept")
     (bot.directory / "end at start").unlink()
     assert start("--secret", SECRET, "--queue", queue).stop() == 0
