@@ -13,8 +13,9 @@ from fasthook.settings import SettingsError, load
 
 def test_auto_is_the_cores_but_one_and_at_least_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    for cores, workers in [(1, 2), (2, 2), (3, 2), (8, 7)]:
+    for cores, quota, workers in [(1, None, 2), (2, 0.5, 2), (3, None, 2), (8, None, 7), (64, 4.0, 3), (8, 5.5, 5)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setattr("fasthook.cores.cpu_quota", lambda _, quota=quota: quota)
         assert load({"workers": "auto"}, {}).workers == workers
 
 

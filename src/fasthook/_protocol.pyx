@@ -53,6 +53,7 @@ cdef enum:
     UNREAD_SECONDS = 30        # for a peer that does not read its answer
     TELL_AGAIN_SECONDS = 60    # between two log lines about the same
     LINGER_SECONDS = 2         # for a peer to read an answer after which the connection is closed
+    TO_ASK_SECONDS = 1         # for a connection that has just come when the server stops
 
 
 # ---------------------------------------------------------------- deadlines
@@ -351,6 +352,7 @@ cdef class HookProtocol:
         self.edge = edge_of(self.receiver, self.loop)
         self.edge.opened()
         self.came = monotonic_ns()
+        self.last = getattr(self.server_state, "fasthook_ends", False)  # its TLS handshake is over only now
         self.begin_request()
         name = transport.get_extra_info("peername")
         self.peer = self.caller = name[0] if isinstance(name, tuple) else None
@@ -425,10 +427,25 @@ cdef class HookProtocol:
         self.go_on()
 
     def shutdown(self):
-        """uvicorn stops: close at once between requests, else after the answer."""
-        self.last = True
-        if self.answered or self.state == UNREAD or (self.ahead is None and not self.began):
+        """uvicorn stops: as `end_soon`; one that has just come has a moment to ask."""
+        told = self.last
+        if self.end_soon():
+            if told:
+                self.close()
+            else:
+                self.loop.call_later(TO_ASK_SECONDS, self.shutdown)
+
+    def end_soon(self):
+        """Close at once between requests, else after the answer. True: it has just come, and its request may be under
+        way; it stays until it has the answer to that."""
+        self.last = self.server_state.fasthook_ends = True
+        if self.state == OPENING and not self.began and self.ahead is None:
+            return True
+        if self.state != LINGER and (
+            self.answered or self.state == UNREAD or (self.ahead is None and not self.began)
+        ):
             self.close()
+        return False
 
     # ------------------------------------------------------------ from bytes to a request
 

@@ -350,8 +350,14 @@ class Crew:
         if died >= _IN_A_ROW or self.crashes >= _CRASHES:
             why = str(worker.refused) if worker.refused else f"the last: {worker.how}"
             what = "died at once" if died >= _IN_A_ROW else "died of what they were given"
+            if worker.refused:
+                to_do = "mend the bot"
+            elif died >= _IN_A_ROW:
+                to_do = "mend what the bot does at its start or in threads of its own; the log above has more"
+            else:
+                to_do = "mend the handler; `fasthook dead list` shows the updates, and the log above has more"
             error = WorkersError(
-                f"{max(died, self.crashes)} workers in a row {what} ({why})", 1,
+                f"{max(died, self.crashes)} workers in a row {what} ({why}): {to_do}", 1,
                 worker.refused.trace if worker.refused else "",
             )  # fmt: skip
             self.is_stopping = True

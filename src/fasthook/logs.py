@@ -32,7 +32,7 @@ _WINDOW = 60.0  # seconds
 _KINDS = 1000  # kinds of lines that are told apart
 
 #: What a record may carry beside its message, and a JSON line then has.
-FIELDS = ("update_id", "bot", "kind", "duration", "verdict")
+FIELDS = ("update_id", "bot", "kind", "duration", "verdict", "server")
 
 # As @BotFather gives them, or of any length in an address of the Bot API; `%3A` is the colon in an address.
 _TOKEN = re.compile(r"(?<!\d)\d{5,16}(?::|%3A|%3a)[A-Za-z0-9_-]{30,}|(?<=/bot)\d+(?::|%3A|%3a)[A-Za-z0-9_-]+")
@@ -98,7 +98,10 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: time (RFC 3339), level, logger, message, process if that is said, `FIELDS`, traceback."""
+    """An object a line: time (RFC 3339), level, logger, message, process if that is said, `FIELDS`, traceback.
+
+    `server` is an object itself: where a server is that has just started.
+    """
 
     def __init__(self, process: str = "") -> None:
         super().__init__()
@@ -125,7 +128,11 @@ class JsonLines(logging.Formatter):
 
 
 def _clean(value: object) -> object:
-    """A lone surrogate, which an update may hold, is no text that JSON could carry."""
+    """A lone surrogate, which an update or the name of a file may hold, is no text that JSON could carry."""
+    if isinstance(value, dict):
+        return {name: _clean(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from fasthook import orphans
 from fasthook._core import CODES, DedupRing, Gate, Route, Shares, Stats, TokenBuckets, Verdict
 from fasthook.acknowledge import Acknowledge, Waiter, WhenHandled, WhenQueued
 from fasthook.control import Command, Control, ControlError
@@ -126,6 +127,8 @@ class Receiver:
             self._queue = open_queue(
                 settings, owner=state is not None, committed=self.counts.committed, shares=self._shares()
             )
+            if state:
+                await orphans.end(state.path)
             self._dispatcher = await (self._start_workers() if self._in_workers else self._start_handler())
             self.gate = self._make_gate(ring, stats)
             self._acks = self._acknowledge()
@@ -413,12 +416,16 @@ class Receiver:
 
     # ------------------------------------------------------------ the end
 
+    def end_soon(self) -> None:
+        """The listener closes, then `stop` follows: what still comes is taken, and no worker is recycled any more."""
+        if self.running and self.workers:
+            self.workers.crew.drain()
+
     def refuse_new(self) -> None:
         """From now on new updates get 503, and stay with Telegram."""
         if self.running:
             self.gate.draining = True
-            if self.workers:
-                self.workers.crew.drain()
+            self.end_soon()
 
     def hurry(self) -> None:
         """Don't wait for what runs any longer."""

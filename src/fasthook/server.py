@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -33,6 +34,9 @@ log = logging.getLogger("fasthook")
 
 _OPS = "127.0.0.1:9090"
 _TOLD_SO = 16  # TLS connections above the limit that get through the handshake, and then 503
+_TO_ASK = 1.0  # seconds that a connection which has just come has to ask, when the server stops
+_TURNS = 3  # of the loop, after which a connection that was accepted is known, and what had come on it has been read
+_LOOK = 0.01  # seconds between two looks whether they have
 _GRACE = 5  # seconds of the drain for requests that are still coming in
 
 
@@ -40,23 +44,28 @@ class ServerError(Exception):
     """The server cannot start. The message is one line that says what to do."""
 
 
-def _counted(most: int) -> type[ssl.SSLObject]:
-    """TLS connections of which there are `most` at once, those in their handshake among them; more are refused."""
-    live = 0
+class _Counted(ssl.SSLObject):
+    """TLS of a connection."""
 
-    class Counted(ssl.SSLObject):
-        def __new__(cls) -> Counted:
-            nonlocal live
-            if live >= most:
+    live: int  # how many there are
+
+
+def _counted(most: int) -> type[_Counted]:
+    """TLS connections of which there are `most` at once, those in their handshake among them; more are refused."""
+
+    class Limited(_Counted):
+        live = 0
+
+        def __new__(cls) -> Limited:
+            if cls.live >= most:
                 raise ConnectionRefusedError("too many connections")  # the loop closes this one without a word
-            live += 1
+            cls.live += 1
             return super().__new__(cls)
 
         def __del__(self) -> None:
-            nonlocal live
-            live -= 1
+            type(self).live -= 1
 
-    return Counted
+    return Limited
 
 
 class _Uvicorn(uvicorn.Server):
@@ -68,6 +77,7 @@ class _Uvicorn(uvicorn.Server):
         self._handshake = settings.header_timeout
         self._room = descriptors.room(settings.max_connections)
         self._watch = descriptors.Watch()
+        self._tls: type[_Counted] | None = None
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # ten of them are a second
@@ -79,7 +89,7 @@ class _Uvicorn(uvicorn.Server):
         if config.ssl:
             # a handshake costs more than a connection; some more than are served are let through it to be told so
             most = min(self._room.served + _TOLD_SO, self._room.answered)
-            config.ssl.sslobject_class = _counted(most)
+            config.ssl.sslobject_class = self._tls = _counted(most)
         make: Callable[..., asyncio.Protocol] = config.http_protocol_class
         protocol = functools.partial(make, config, self.server_state, self.lifespan.state, loop)
         self.servers = [
@@ -95,9 +105,39 @@ class _Uvicorn(uvicorn.Server):
         self.started = True
         self._serves()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()  # from now on they wait with the service manager, or for another server
+        await self._take_last()
+        await super().shutdown(sockets)
+
+    async def _take_last(self) -> None:
+        """Answer those that have just come: what they ask may not have been read yet, or be under way."""
+        state = self.server_state
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]  # --http asgi
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        end = monotonic() + _TO_ASK
+        while not self.force_exit and monotonic() < end:
+            connections = list(state.connections)
+            shaking = self._tls.live - len(connections) if self._tls else 0  # hands, and not known yet
+            if not sum(map(_end_soon, connections)) and shaking <= 0:
+                break
+            await asyncio.sleep(_LOOK)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _end_soon(connection: Any) -> bool:
+    """Let a connection end when it has its answer. True: it has just come, and stays until it has asked."""
+    if hasattr(connection, "end_soon"):
+        return bool(connection.end_soon())
+    if connection.cycle is None:  # uvicorn's own: no head has come
+        return True
+    connection.shutdown()
+    return False
 
 
 def run(hook: Hook) -> int:
@@ -220,9 +260,12 @@ def _config(hook: Hook) -> uvicorn.Config:
 
 
 def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bots | None = None) -> None:
-    """Tell a person, on standard error, where the hook is and how to try it."""
+    """Tell, on standard error, where the hook is; a person also how to try it."""
     sockets = listeners.sockets
     places = [address(settings, [one]) for one in sockets] if listeners.handed else [address(settings, sockets)]
+    if settings.log_format == "json":
+        _log_start(settings, places, ops, bots)
+        return
     where = places[0]
     if bots:
         tables = bots.tables.values()
@@ -237,6 +280,20 @@ def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bot
     if not bots and not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _log_start(settings: Settings, places: list[str], ops: Listeners, bots: Bots | None) -> None:
+    tables = list(bots.tables.values()) if bots else []
+    paths = [one.settings.path for one in tables] or [settings.path]
+    urls = [f"{place}{path}" for path in paths for place in places]
+    told: dict[str, Any] = {"urls": urls, "queue": settings.queue}
+    if bots:
+        told["bots"] = {str(one.bot_id): one.target for one in tables}
+    else:
+        told["secret"] = _secret_words(settings)
+    if ops.sockets:
+        told["ops"] = name_of("http", ops.sockets[0])
+    log.info("fasthook serves %s", ", ".join(urls), extra={"server": told})
 
 
 def _secret_words(settings: Settings) -> str:

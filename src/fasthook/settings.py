@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fasthook._scan import KINDS
+from fasthook.cores import cores
 from fasthook.telegram.networks import Networks
 
 CONFIG_FILE = "fasthook.toml"
@@ -107,13 +108,9 @@ def month(value: Any) -> float | None:
 def workers(value: Any) -> int:
     """`auto`: the cores that this process may use, less one for the front door, at least 2."""
     try:
-        return max(2, _cores() - 1) if value == "auto" else int(whole(1, 256)(value))
+        return max(2, cores() - 1) if value == "auto" else int(whole(1, 256)(value))
     except ValueError:
         raise ValueError("must be auto or a whole number from 1 to 256") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def requests(value: Any) -> int | None:

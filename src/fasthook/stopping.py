@@ -189,7 +189,7 @@ class Stop:
 
     def _drain(self) -> None:
         self._since = self._since or monotonic()
-        self._hook.receiver.refuse_new()
+        self._hook.receiver.end_soon()
         self._server.should_exit = True
         if self._starting:
             self._starting.cancel()

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import orjson
 
+from fasthook import orphans
 from fasthook._core import Shares
 from fasthook._scan import restore
 from fasthook.bottables import BotTable
@@ -243,13 +244,14 @@ async def _serve(ours: socket.socket, made: SetUp, bots: _Bot | _Bots, counts: C
     except (Exception, SystemExit) as error:
         await _close(scope)
         raise _refusal(error) from None
-    work = _Work(made, bots, state, counts)
-    await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
-    work.start()
-    seconds = await work.leaves
-    await work.end(seconds)
-    code = await _close(scope)
-    await work.close()
+    with orphans.belongs(made.settings.state_dir):
+        work = _Work(made, bots, state, counts)
+        await asyncio.get_running_loop().create_unix_connection(lambda: work, sock=ours)
+        work.start()
+        seconds = await work.leaves
+        await work.end(seconds)
+        code = await _close(scope)
+        await work.close()
     return bots.running + work.dispatcher.stuck, code
 
 

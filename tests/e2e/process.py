@@ -73,7 +73,7 @@ class Server:
     """
 
     command = "run"
-    banner = r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/.*)"
+    banner = r"fasthook serves (?:https?://\[?([^/]+?)\]?:(\d+)|unix:([^:]+?))(/[^\s,\x22]*)"
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -9,14 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from e2e.bot import Bot
 from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment
-from e2e.steady import worker_pids
+from e2e.steady import until, worker_pids
+from e2e.telegram import Connection
 from fasthook.testing import samples
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
@@ -152,6 +156,42 @@ def test_several_sockets_and_a_restart_that_refuses_nobody(bot: Bot) -> None:
         finally:
             server.kill()
     assert sorted(one.update_id for one in bot.handled) == [1, 2]
+
+
+@pytest.mark.parametrize("options", [["--workers", "2"], ["--http", "asgi"]], ids=["compiled", "asgi"])
+def test_clients_connect_all_through_restarts(bot: Bot, options: list[str]) -> None:
+    """Each update on a connection of its own, and each is answered with 200, by the server before or the one after."""
+    said: list[object] = []
+    going = True
+
+    async def client(number: int, where: tuple[str, int]) -> None:
+        update_id = number * 1_000_000
+        while going:
+            with closing(Connection(lambda: where)) as connection:
+                try:
+                    said.append(await connection.post(samples.update(update_id, chat_id=number)))
+                except (OSError, EOFError) as error:
+                    said.append(error)
+            update_id += 1
+
+    async def restarts(tcp: socket.socket) -> None:
+        nonlocal going
+        clients = [asyncio.create_task(client(number, tcp.getsockname())) for number in range(1, 21)]
+        for left in (3, 2, 1, 0):
+            server = await asyncio.to_thread(handed, bot, [tcp], *options)
+            try:
+                have = len(said)
+                await until(lambda have=have: len(said) >= have + 200)
+                going = left > 0
+                assert await asyncio.to_thread(server.stop) == 0
+            finally:
+                server.kill()
+        await asyncio.gather(*clients)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as tcp:
+        asyncio.run(restarts(tcp))
+    assert Counter(said) == {200: len(said)}
+    assert len({one.update_id for one in bot.handled}) == len(said)
 
 
 def test_sockets_of_another_process_are_left_alone(bot: Bot) -> None:

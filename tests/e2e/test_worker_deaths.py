@@ -237,7 +237,9 @@ def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, 
     for n in range(20):
         assert server.post(samples.update(n, chat_id=1, text="crash")).status == 200
     assert server.wait() == 1
-    server.until(r"30 workers in a row died of what they were given \(the last: SIGABRT\)")
+    server.until(
+        r"30 workers in a row died of what they were given \(the last: SIGABRT\): mend the handler; .fasthook dead"
+    )
     assert [letter.reason for letter in bot.dead] == ["crashed the worker"] * 10
 
 

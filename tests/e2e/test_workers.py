@@ -171,6 +171,46 @@ def test_sigterm_to_a_worker_replaces_it_in_order(start: Start, bot: Bot) -> Non
     assert not server.find("died|ERROR")
 
 
+FINISHES = """
+async def finishes(update):
+    os.write(record, b"begun %d\\n" % update.update_id)
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    os.write(record, b"over %d\\n" % update.update_id)
+"""
+
+
+class Waiting(Server):
+    """`fasthook run` that waits with its start."""
+
+    banner = "()()()()workers of a server that died still have updates in hand"
+
+
+def test_the_next_server_waits_for_the_workers_of_one_that_died(start: Start, bot: Bot) -> None:
+    """Else a chat would be handled twice at the same time."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(FINISHES)
+    record = bot.directory / "handled"
+    options = ["--secret", SECRET, "--workers", "2"]
+    server = start(*options, target="bot:finishes")
+    for update_id in (1, 2, 3):
+        assert server.post(samples.update(update_id, chat_id=1)).status == 200
+    asyncio.run(until(record.exists))
+    server.process.kill()
+    server.process.wait()
+    server = Waiting(bot.directory, "bot:finishes", "--port", "0", *options)
+    try:
+        assert record.read_text() == "begun 1\n"
+        (bot.directory / "go").touch()
+        server.until("fasthook serves")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    ids = [int(line.split()[1]) for line in record.read_text().splitlines()]
+    assert ids in ([1, 1, 1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 3, 3])
+    assert record.read_text().split()[::2] == ["begun", "over"] * (len(ids) // 2)
+
+
 @pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])
 def test_the_door_dies_and_its_workers_leave(start: Start, bot: Bot, queue: str) -> None:
     """They finish what they have in hand; one that never ends doesn't hold its process."""
@@ -189,6 +229,8 @@ def test_the_door_dies_and_its_workers_leave(start: Start, bot: Bot, queue: str)
 
 
 # ---------------------------------------------------------------- bots that do not start
+
+MEND = "mend what the bot does at its start or in threads of its own; the log above has more"
 
 
 def said_once(bot: Bot, *options: str, target: str = "bot:handler") -> tuple[int, str, str]:
@@ -235,8 +277,22 @@ def test_a_target_that_is_none(bot: Bot, target: str, words: str) -> None:
 def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> None:
     (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
     code, line, said = said_once(bot)
-    assert (code, line) == (1, "fasthook: 5 workers in a row died at once (the last: exit code 7)")
+    assert (code, line) == (1, f"fasthook: 5 workers in a row died at once (the last: exit code 7): {MEND}")
     assert "serves" not in said
+
+
+def test_the_reason_is_json_where_the_log_is(bot: Bot) -> None:
+    """One object a line, to the last."""
+    (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", "3", "--log-format", "json")
+    last = [json.loads(line) for line in ended.lines][-1]
+    assert (ended.code, last["level"]) == (1, "error")
+    assert last["message"] == f"5 workers in a row died at once (the last: exit code 7): {MEND}"
+    (bot.directory / "bot.py").write_text("1 / 0\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--log-format", "json")
+    [last] = [json.loads(line) for line in ended.lines]
+    assert last["message"] == "bot:handler: the module 'bot' fails to import: ZeroDivisionError: division by zero"
+    assert last["traceback"].endswith("ZeroDivisionError: division by zero\n")
 
 
 ENDS = """
@@ -265,7 +321,7 @@ def test_workers_that_die_at_once_stop_the_server(start: Start, bot: Bot) -> Non
     assert server.post(samples.update(1, chat_id=5)).status == 200
     (bot.directory / "end").touch()
     assert server.wait() == 1
-    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    server.until(f"^fasthook: 5 workers in a row died at once .the last: SIGSEGV.: {MEND}$")
     (bot.directory / "end").unlink()
     assert start("--secret", SECRET).stop() == 0
     assert len(bot.handled) + len(bot.dead) == 1
@@ -283,7 +339,7 @@ def test_workers_that_do_not_start_any_more_stop_the_server(start: Start, bot: B
     for pid in worker_pids(server):
         os.kill(pid, signal.SIGKILL)
     assert server.wait() == 1
-    server.until("^fasthook: 5 workers in a row died at once .the last: SIGSEGV.$")
+    server.until(f"^fasthook: 5 workers in a row died at once .the last: SIGSEGV.: {MEND}$")
     server.until("20 updates are not handled yet: they are kept")
     (bot.directory / "end at start").unlink()
     assert start("--secret", SECRET, "--queue", queue).stop() == 0

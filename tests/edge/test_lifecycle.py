@@ -75,7 +75,7 @@ UNDER_WAY = {
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_an_idle_connection_is_closed_at_once(
+def test_a_connection_that_asks_nothing_is_closed(
     serve: Serve, loop_name: str, certificate: Certificate, tls: bool
 ) -> None:
     served = serve(loop=loop_name, certificate=certificate if tls else None, keep_alive=60)
@@ -87,6 +87,26 @@ def test_an_idle_connection_is_closed_at_once(
         assert used.rest() == b""
         assert silent.rest() == b""
     served.join()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_connection_that_has_just_come_may_ask(
+    serve: Serve, loop_name: str, certificate: Certificate, tls: bool
+) -> None:
+    served = serve(loop=loop_name, certificate=certificate if tls else None)
+    update_id = new_id()
+    with connected(served) as used, connected(served) as fresh:
+        used.send(one())
+        assert used.read().status == 200
+        served.settle()
+        served.ask_to_stop()
+        assert used.rest() == b""  # the stop has begun
+        fresh.send(numbered(post(), update_id))
+        answer = fresh.read()
+        assert (answer.status, answer.closes) == (200, True)
+        assert fresh.rest() == b""
+    served.join()
+    assert served.seen.times(update_id) == 1
 
 
 @pytest.mark.parametrize("sent", UNDER_WAY.values(), ids=UNDER_WAY.keys())
@@ -169,9 +189,26 @@ def test_signals_of_fasthook_run(run: Run, number: int) -> None:
         assert idle.rest() == b""
         busy.send(numbered(post()[60:], new_id()))
         answer = busy.read()
-        assert answer.status in (200, 503)
-        assert answer.closes
+        assert (answer.status, answer.closes) == (200, True)
         assert busy.rest() == b""
+    assert process.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("http", ["compiled", "asgi"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_fasthook_run_takes_who_has_just_come(run: Run, certificate: Certificate, tls: bool, http: str) -> None:
+    """One that has connected, and not begun with TLS or its request, when the listener closes."""
+    process = run("--http", http, certificate=certificate if tls else None)
+    with connected(process) as idle, socket.create_connection(process.address, PATIENCE) as raw:
+        idle.send(one())
+        assert idle.read().status == 200
+        process.process.send_signal(signal.SIGTERM)
+        assert idle.rest() == b""  # the listener is closed
+        with certificate.client.wrap_socket(raw, server_hostname="localhost") if tls else raw as wrapped:
+            wrapped.sendall(one())
+            said = b"".join(iter(lambda: wrapped.recv(4096), b"")).lower()
+            assert said.startswith(b"http/1.1 200 ")
+            assert said.count(b"\r\nconnection: close\r\n") == 1
     assert process.process.wait(PATIENCE) == 0
 
 

@@ -100,9 +100,22 @@ def test_no_token_no_secret_and_no_text(
         assert private not in text, [line for line in said if private in line]
     assert "/bot***/sendMessage, and bot***" in text  # the bot's own words, but for these
     if form == "json":
-        lines = [json.loads(line) for line in said if line.startswith("{")]
-        assert all(said[0].startswith("fasthook serves") or line.startswith(("{", " ", "fasthook")) for line in said)
-        check_fields(lines)
+        check_fields([json.loads(line) for line in said])
+
+
+@pytest.mark.parametrize("secret", [["--secret", SECRET], ["--token", TOKEN], []], ids=["set", "made", "thrown away"])
+def test_the_start_is_json_where_the_log_is(start: Callable[..., Server], secret: list[str]) -> None:
+    server = start("--log-format", "json", "--queue", "memory:", "--ops", "127.0.0.1:0", *secret)
+    line = json.loads(server.until("fasthook serves").string)
+    url = f"http://127.0.0.1:{server.address[1]}/webhook"
+    told = line["server"]
+    assert (line["level"], line["message"]) == ("info", f"fasthook serves {url}")
+    assert (told["urls"], told["queue"]) == ([url], "memory:")
+    assert told["ops"].startswith("http://127.0.0.1:")
+    assert told["secret"].startswith(("as it was set", "made from the token", "thrown away"))
+    assert server.stop() == 0
+    assert all(json.loads(one) for one in server.lines)
+    assert SECRET not in "".join(server.lines)
 
 
 def check_fields(lines: list[dict[str, Any]]) -> None:

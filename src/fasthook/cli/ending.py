@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
 
 import click
 
 from fasthook.cli.options import fail
 
+log = logging.getLogger("fasthook")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a line is written: as JSON, if the log is. `redact`: takes secrets out of it."""
+
+    redact: Callable[[str], str]
+    json: bool
+
+    def fail(self, line: str, *, code: int, trace: str = "") -> NoReturn:
+        """End the program with a line on standard error, behind the bot's traceback, if there is one."""
+        if self.json:
+            log.error("%s", line, extra={"traceback": trace})
+            raise SystemExit(code)
+        click.echo(self.redact(trace), err=True, nl=False)
+        fail(self.redact(line), code=code)
+
 
 @contextlib.contextmanager
-def in_a_line(redact: Callable[[str], str], target: str | None) -> Iterator[None]:
+def in_a_line(ending: Ending, target: str | None) -> Iterator[None]:
     """Let an error that a person can mend end the program with its line and its exit code; behind the bot's traceback,
     if it is the bot's own. `target`: what the line begins with if it is wrong; None if the error names it.
     """
@@ -25,11 +46,10 @@ def in_a_line(redact: Callable[[str], str], target: str | None) -> Iterator[None
     try:
         yield
     except TargetError as error:
-        if error.__cause__ is not None:
-            click.echo(redact("".join(traceback.format_exception(bots_frames(error.__cause__)))), err=True, nl=False)
-        fail(redact(str(error) if target is None else f"{target}: {error}"), code=error.code)
+        cause = error.__cause__
+        trace = "".join(traceback.format_exception(bots_frames(cause))) if cause is not None else ""
+        ending.fail(str(error) if target is None else f"{target}: {error}", code=error.code, trace=trace)
     except WorkersError as error:
-        click.echo(redact(error.trace), err=True, nl=False)
-        fail(redact(str(error)), code=error.code)
+        ending.fail(str(error), code=error.code, trace=error.trace)
     except (ServerError, StartError, StateError, QueueError) as error:
-        fail(redact(str(error)), code=1)
+        ending.fail(str(error), code=1)

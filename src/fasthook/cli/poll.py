@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasthook.cli.ending import in_a_line
+from fasthook.cli.ending import Ending, in_a_line
 from fasthook.cli.options import configured_from, fail, settings_options
 from fasthook.logs import set_up
 
@@ -31,7 +31,7 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
     if found.tables:
         fail("poll fetches for one bot, and fasthook.toml has [[bot]] tables: name another file with --config", code=2)
     settings = replace(found.settings, public_url=None)
-    redact = set_up(settings)
+    ending = Ending(set_up(settings), settings.log_format == "json")
 
     from fasthook.asgi import Hook
     from fasthook.handlers import load
@@ -39,7 +39,7 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
     from fasthook.systemd import Notifier
     from fasthook.telegram.polling import NO_TOKEN, PollError, serve, webhook_of
 
-    with in_a_line(redact, target):
+    with in_a_line(ending, target):
         try:
             if settings.in_processes:
                 hook = Hook.of(None, settings, target=target)
@@ -51,12 +51,12 @@ def command(target: str, take_over: bool, config: str | None, **given: Any) -> N
             elif settings.in_processes:
                 url = None  # the token may be the bot's own, which its workers will tell
             else:
-                fail(NO_TOKEN, code=2)
+                ending.fail(NO_TOKEN, code=2)
             removes = _may_take_over(hook.settings, url, take_over)
             with open_ops(settings) as ops:
                 code = run_loop(hook, serve(hook, ops, Notifier(os.environ), take_over=removes))
         except PollError as error:
-            fail(redact(str(error)), code=error.code)
+            ending.fail(str(error), code=error.code)
     raise SystemExit(code)
 
 

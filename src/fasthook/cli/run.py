@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fasthook.bottables import configured
-from fasthook.cli.ending import in_a_line
+from fasthook.cli.ending import Ending, in_a_line
 from fasthook.cli.options import configured_from, settings_options
 from fasthook.logs import set_up
 from fasthook.settings import config_file
@@ -34,7 +34,7 @@ def command(target: str | None, config: str | None, **given: Any) -> None:
     from fasthook.handlers import load
     from fasthook.server import run
 
-    with in_a_line(redact, None if several else target):
+    with in_a_line(Ending(redact, settings.log_format == "json"), None if several else target):
         if several:
             file = config_file(config, os.environ)
             reread = lambda: configured(given, os.environ, file, target)  # noqa: E731

@@ -255,10 +255,13 @@ async def serve(hook: Hook, ops_listeners: Listeners, notifier: Notifier, *, tak
 
 
 def _announce(settings: Settings, ops: Listeners) -> None:
-    lines = [f"fasthook polls {settings.api_url} for bot {settings.bot_id}"]
-    if ops.sockets:
-        lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    line = f"fasthook polls {settings.api_url} for bot {settings.bot_id}"
+    where = name_of("http", ops.sockets[0]) if ops.sockets else None
+    if settings.log_format == "json":
+        told = {"api": settings.api_url, "queue": settings.queue} | ({"ops": where} if where else {})
+        log.info("%s", line, extra={"server": told, "bot": settings.bot_id})
+    else:
+        print("\n".join([line, *([f"  ops     {where}"] if where else [])]), file=sys.stderr, flush=True)
     if ops.trouble:
         log.warning("%s", ops.trouble)
 
