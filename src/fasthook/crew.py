@@ -432,7 +432,7 @@ class Crew:
         beat = min(_LONGEST_BEAT, timeout / _BEATS)
         to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
         for worker in self.members:
-            if worker.retired or worker.killed:
+            if worker.killed or worker.said_all:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
             worker.quiet = worker.silent > 0.0

@@ -196,6 +196,11 @@ class Worker(asyncio.Protocol):
         return self._code is None
 
     @property
+    def said_all(self) -> bool:
+        """Its socket has come to its end; what is left of it is its process."""
+        return self._lost
+
+    @property
     def name(self) -> str:
         """In the metrics, and in its own log."""
         return f"worker-{self.number}"

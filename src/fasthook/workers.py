@@ -186,7 +186,10 @@ class Workers(Lanes):
         head = HEAD.pack(_BEFORE + len(raw), Kind.DELIVER, number)
         attempt = min(update.attempt, 0xFFFF)
         worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
-        if worker.limit is not None and worker.given >= worker.limit:
+        if worker.limit is None or worker.given < worker.limit:
+            return
+        # One that is blocked, or has suspects, may have to be killed, and then there is a successor anyway.
+        if not worker.quiet and worker is not self._quarantine:
             self.crew.recycle(worker)
 
     def _queue(self, lane: Lane, behind: dict[int, deque[Lane]]) -> None:

@@ -148,6 +148,36 @@ def test_what_is_behind_an_update_that_blocks_waits_for_one_death(start: Start, 
     assert had == ["2 updates 0, 2", "update 0", "update 0"]
 
 
+@pytest.mark.parametrize("options", [("2",), ("1", "--max-requests", "5")])
+def test_a_worker_that_is_blocked_while_it_is_replaced(start: Start, bot: Bot, options: tuple[str, ...]) -> None:
+    """Its chats wait for --worker-timeout, as those of any that is blocked, not for --drain-timeout."""
+    blocks = "\n\nasync def blocks(update):\n    if update.update_id == 1:\n        open('begun', 'w').close()\n"
+    blocks += (
+        "        while not os.path.exists('go'):\n            await asyncio.sleep(0.01)\n    await handler(update)\n"
+    )
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(blocks)
+    patience = ("--worker-timeout", "1s", "--drain-timeout", "1h")
+    server = start("--secret", SECRET, *patience, "--workers", *options, target="bot:blocks")
+    assert server.post(samples.update(1, chat_id=1, text="block")).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    if "--max-requests" in options:
+        n = 10
+        while not server.find("is ready$")[1:]:
+            n += 1
+            assert server.post(samples.update(n, chat_id=n)).status == 200
+            asyncio.run(until(lambda n=n: len(bot.handled) == n - 10))  # type: ignore[misc]
+    else:
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers")
+    assert server.post(samples.update(2, chat_id=1)).status == 200
+    (bot.directory / "go").touch()
+    server.until("has not answered for 1 s: it tells where it is, then it is killed$")
+    server.until("update 1 .message. is a dead letter")
+    asyncio.run(until(lambda: 2 in [one.update_id for one in bot.handled]))
+    assert not server.find("did not leave")
+
+
 def test_a_stopped_worker_is_replaced(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "300ms")
     stopped = worker_pids(server)[0]
