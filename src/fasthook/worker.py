@@ -148,8 +148,7 @@ def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     try:
         bots: _Bot | _Bots = _Bots(made, counts) if made.bots else _Bot(made, counts)
     except TargetError as error:
-        cause = error.__cause__
-        raise Refused(f"{name}{error}", 1 if cause else error.code, cause) from None
+        raise Refused(f"{name}{error}", error.code, error.__cause__) from None
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{name}the import ends in {one_line(error)}", 1, error) from None
     with contextlib.ExitStack() as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
