@@ -288,10 +288,11 @@ class Crew:
         """The process and its socket have come to their end."""
         self.members.remove(worker)
         how = worker.how
+        gave_back = worker.gave_back
         blames = worker.begun > worker.ran or (worker.counts is None and bool(worker.in_hand))
         if not worker.retired or worker.in_hand:
             self.owner.ended(worker, how or "it left early")
-        elif how and worker.ready:
+        if worker.retired and worker.ready and how and gave_back:
             self.ends_badly = self.ends_badly or (self.is_stopping and not worker.killed)
             log.warning("%r left: %s", worker, how)
         if worker.counts:

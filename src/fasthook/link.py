@@ -46,6 +46,7 @@ class Worker(asyncio.Protocol):
         self.suspects = 0  # in hand, of those that were in hand when another died
         self.alone = 0  # the delivery that nothing may be begun beside now, if there is one
         self.cleared: set[int] = set()  # deliveries that were, and did no harm for a while
+        self.run_on: set[int] = set()  # deliveries whose handlers could not be stopped when it was to leave
         self.given = 0
         self.finished = 0
         self.ran = 0  # of them, those that were not given back
@@ -156,6 +157,8 @@ class Worker(asyncio.Protocol):
             self.finished += 1
             self.ran += kind != Kind.BACK
             self._crew.owner.outcome(self, kind, number, payload)
+        elif kind == Kind.RUNS_ON:
+            self.run_on.add(number)
         elif kind != Kind.PONG:
             self._crew.told(self, kind, payload)
 
@@ -194,6 +197,11 @@ class Worker(asyncio.Protocol):
     def lives(self) -> bool:
         """Its process has not ended, as far as is known."""
         return self._code is None
+
+    @property
+    def gave_back(self) -> bool:
+        """It has nothing in hand, but for what it could not stop."""
+        return self.in_hand.keys() <= self.run_on
 
     @property
     def said_all(self) -> bool:

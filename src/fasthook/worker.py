@@ -315,9 +315,11 @@ class _Work(asyncio.Protocol):
             self._look()
 
     async def end(self, seconds: float) -> None:
-        """Finish what is in hand, for so many seconds, and give back the rest."""
-        for delivery in await self.dispatcher.drain(seconds):
-            self._send(Kind.BACK, delivery.place)
+        """Finish what is in hand, for so many seconds, and give back the rest, but for what cannot be stopped."""
+        left = await self.dispatcher.drain(seconds)
+        run_on = self.dispatcher.run_on
+        for delivery in left:
+            self._send(Kind.RUNS_ON if delivery in run_on else Kind.BACK, delivery.place)
 
     async def close(self) -> None:
         """Let what was sent reach the door."""

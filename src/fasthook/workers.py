@@ -395,15 +395,19 @@ class Workers(Lanes):
         begun = worker.begun - worker.ran
         for lane in lanes[:begun]:  # it takes them in the order in which it gets them
             lane.first.since = -1.0
+        run_on = [lane for number, lane in worker.in_hand.items() if number in worker.run_on]
+        others = [lane for lane in lanes if lane not in run_on]
         worker.in_hand.clear()
         worker.suspects = worker.alone = 0
-        if worker.ready:
-            log.error("%r died: %s; %s", worker, how, _in_hand(lanes))
+        if run_on:
+            log.warning("%r has ended while handlers ran that cannot be stopped; %s", worker, _in_hand(run_on))
+        if worker.ready and (others or not run_on):
+            log.error("%r died: %s; %s", worker, how, _in_hand(others))
         if not lanes:
             return
         for lane in lanes:
             lane.worker = None
-        suspects = _firsts(lanes, begun) or lanes
+        suspects = _firsts(others, begun - len(run_on)) or others
         for lane in suspects:
             delivery = lane.first
             delivery.deaths += 1

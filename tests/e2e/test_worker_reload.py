@@ -126,6 +126,81 @@ def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot
     assert (bot.directory / "said").read_text().splitlines() == said
 
 
+PLAIN = """
+import threading
+
+def runs_on(update):
+    begins(update)
+    while update.update_id == 1 and not os.path.exists("go"):
+        threading.Event().wait(0.01)
+    done(update)
+"""
+SWALLOWS = """
+async def runs_on(update):
+    begins(update)
+    while update.update_id == 1 and not os.path.exists("go"):
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            pass
+    done(update)
+"""
+ENDS_SLOWLY = """
+import contextlib
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    open("ends", "w").close()
+    while not os.path.exists("end"):
+        await asyncio.sleep(0.01)
+
+def begins(update):
+    before = [int(name.split("-")[1]) for name in os.listdir() if name.startswith(f"{update.update_id}-")]
+    where = "beside" if any(map(runs, before)) else "alone"
+    open(f"{update.update_id}-{os.getpid()}", "w").close()
+    os.write(os.open("begun", os.O_WRONLY | os.O_CREAT | os.O_APPEND), b"%d %s\\n" % (update.update_id, where.encode()))
+
+def runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+"""
+
+
+@pytest.mark.parametrize("source", [PLAIN, SWALLOWS], ids=["a thread", "a coroutine"])
+def test_what_cannot_be_stopped_is_not_begun_beside_itself(start: Start, bot: Bot, source: str) -> None:
+    """Another worker gets it when the old one is gone, whose lifespan may take its time to end."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(ENDS_SLOWLY + source)
+    server = start("--secret", SECRET, "--workers", "2", "--drain-timeout", "100ms", target="bot:runs_on")
+
+    def begun() -> list[str]:
+        file = bot.directory / "begun"
+        return file.read_text().splitlines() if file.exists() else []
+
+    for update_id in (1, 2):
+        assert server.post(samples.update(update_id, chat_id=7)).status == 200
+    asyncio.run(until(begun))
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    old = worker_pids(server)
+    asyncio.run(until(lambda: sum(map(is_alive, old)) == 2 and (bot.directory / "ends").exists()))
+    assert server.post(samples.update(3, chat_id=8)).status == 200
+    asyncio.run(until(lambda: bot.handled))
+    assert begun() == ["1 alone", "3 alone"]
+    (bot.directory / "end").touch()
+    asyncio.run(until(lambda: len(begun()) == 3))
+    (bot.directory / "go").touch()
+    assert server.stop() == 0
+    assert begun() == ["1 alone", "3 alone", "1 alone", "2 alone"]
+    assert bot.by_chat == {7: [1, 2], 8: [3]}
+    server.until("has ended while handlers ran that cannot be stopped; it had in hand, and they are .*: update 1$")
+    assert not server.find("died")
+
+
 def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, by the server too
     try:
