@@ -476,8 +476,11 @@ class Crew:
             self.sources.add(files)
 
     def recycle(self, worker: Worker) -> None:
-        """Replace one worker: its successor starts first."""
-        if self.is_stopping or self._draining or worker.retired or self.reload.is_under_way:
+        """Replace one worker: its successor starts first. While a reload is under way it is seen to at its end."""
+        if self.is_stopping or self._draining or worker.retired:
+            return
+        worker.used_up = self.reload.is_under_way
+        if worker.used_up:
             return
         if any(one.replaces is worker for one in self.members):
             return

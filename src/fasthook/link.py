@@ -60,6 +60,7 @@ class Worker(asyncio.Protocol):
         self.files: list[str] = []
         self.kinds: dict[str, list[str] | None] = {}  # of updates that it handles, by bot
         self.limit: int | None = None  # deliveries before it is recycled
+        self.used_up = False  # to be recycled when the reload under way has ended
         self._crew = crew
         self.socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None

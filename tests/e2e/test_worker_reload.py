@@ -238,6 +238,29 @@ def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
     assert [one.update_id for one in bot.handled] == [1, 2]
 
 
+def test_a_worker_that_is_to_be_replaced_during_a_reload_that_fails(start: Start, bot: Bot) -> None:
+    """It is replaced behind it."""
+    good = (bot.directory / "bot.py").read_text()
+    server = start("--secret", SECRET, "--workers", "2")
+    tries = "import os\nopen(f'tries-{os.getpid()}', 'w').close()\n"
+    (bot.directory / "bot.py").write_text(tries + HANGS + "\n1 / 0\n")
+    (bot.directory / "hang").touch()
+    server.signal(signal.SIGHUP)
+    asyncio.run(until(lambda: len(list(bot.directory.glob("tries-*"))) == 2))
+    first, second = worker_pids(server)
+    os.kill(first, signal.SIGTERM)
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until(lambda: bot.handled))
+    (bot.directory / "bot.py").write_text(good)
+    (bot.directory / "hang").unlink()
+    server.until(BROKEN)
+    asyncio.run(until(lambda: not is_alive(first)))
+    assert is_alive(second)
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert not server.find("died: ")
+
+
 def test_new_code_that_hangs_makes_room_for_newer(start: Start, bot: Bot) -> None:
     """Long before --worker-timeout."""
     good = (bot.directory / "bot.py").read_text()
