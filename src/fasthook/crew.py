@@ -40,6 +40,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at on
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
+_FIRST_START = 10.0  # seconds, at least, that the first start may take, of which nothing is known before
 _NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
 _EACH_DUMP = 0.2  # seconds that the stacks of one have to themselves, and the line before them
@@ -132,11 +133,11 @@ class Crew:
         try:
             for _ in range(self.size):
                 self.spawn()
+            self._beat()
             await self._started
         except BaseException:
             await self.stop(0.0)
             raise
-        self._beat()
         if self._settings.reload:
             self._poll()
 
@@ -308,9 +309,10 @@ class Crew:
             return
         if successor:
             self._blocks.restarts += 1
-        elif self._started and not self._started.done() and worker.refused:
+        elif self._started and not self._started.done() and (worker.refused or worker.late):
             self.is_stopping = True
-            self._started.set_exception(worker.refused)
+            late = f"the bot {worker.killed.removeprefix('it ')}: --worker-timeout gives it longer"
+            self._started.set_exception(worker.refused or WorkersError(late))
         elif self.reload.brings(worker):
             self.reload.give_up(worker)
         elif replaces and not worker.ready:
@@ -431,7 +433,10 @@ class Crew:
     def _beat(self) -> None:
         timeout = self._settings.worker_timeout
         beat = min(_LONGEST_BEAT, timeout / _BEATS)
-        to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
+        if self.serves:
+            to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
+        else:
+            to_start = self.patience(max(timeout, _FIRST_START))
         for worker in self.members:
             if worker.killed or worker.said_all:
                 continue
