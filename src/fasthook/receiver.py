@@ -357,7 +357,7 @@ class Receiver:
             reason,
             update.bot_id,
             update.raw,
-            attempts=update.attempt,
+            attempts=delivery.attempt,
             received_at=update.received_at,
             error=error,
         )
@@ -368,7 +368,7 @@ class Receiver:
         there = f"\n{trace}" if trace else ""
         log.error(
             "update %d (%s) is a dead letter after %d attempts: %s%s",
-            update.update_id, update.kind, update.attempt, reason, there,
+            update.update_id, update.kind, delivery.attempt, reason, there,
             exc_info=None if there or reason == "expired" else error, extra=fields(update, traceback=trace or None),
         )  # fmt: skip
 
