@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,6 +104,27 @@ def test_reload_when_the_source_changes(start: Start, bot: Bot, workers: str) ->
     assert server.post(samples.update(4)).status == 200
     assert server.stop() == 0
     assert (bot.directory / "said").read_text().splitlines() == ["one", "another", "another", "the fourth one"]
+
+
+def test_two_versions_of_one_second_and_one_size(start: Start, bot: Bot) -> None:
+    """The newer one runs, though Python takes the bytecode of the older for its own."""
+    source = "import os\nimport words\n\ndef handler(update):\n    "
+    source += "os.write(os.open('said', os.O_WRONLY | os.O_CREAT | os.O_APPEND), words.WORD.encode() + b'\\n')\n"
+    (bot.directory / "bot.py").write_text(source)
+    second = int(time.time()) - 60
+    for n, word in enumerate(("one", "two")):
+        file = bot.directory / f"{word}.txt"
+        file.write_text(f"WORD = '{word}'\n")
+        os.utime(file, ns=(0, second * 10**9 + n * 10**8))
+    (bot.directory / "one.txt").rename(bot.directory / "words.py")
+    server = start("--secret", SECRET, "--reload", "--workers", "2", env={"PYTHONDONTWRITEBYTECODE": ""})
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until(lambda: (bot.directory / "said").exists()))
+    (bot.directory / "two.txt").rename(bot.directory / "words.py")
+    server.until("reloaded: workers")
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert (bot.directory / "said").read_text().splitlines() == ["one", "two"]
 
 
 def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot) -> None:
