@@ -528,7 +528,6 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=2,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )

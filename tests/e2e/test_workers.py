@@ -255,6 +255,15 @@ def test_a_bot_that_does_not_start_ends_as_with_one_process(bot: Bot, what: str)
     assert ended.code == alone.code
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_a_bot_prints_is_standard_output(bot: Bot, workers: str) -> None:
+    """Whatever process it is in."""
+    (bot.directory / "bot.py").write_text("print('hello')\n\nraise SystemExit(5)\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", workers)
+    assert set(ended.output.splitlines()) == {"hello"}
+    assert "hello" not in ended.lines
+
+
 def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> None:
     (bot.directory / "bot.py").write_text("import os\n\nos._exit(7)\n")
     code, line, said = said_once(bot)
