@@ -528,6 +528,9 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                # Where the door was started without one, its descriptor is something else's by now.
+                stdout=None if sys.stdout else subprocess.DEVNULL,
+                stderr=None if sys.stderr else subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
