@@ -40,6 +40,7 @@ def test_no_room_for_a_process(start: Start, bot: Bot) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, before[1]))
         for worker in worker_pids(server):
             os.kill(worker, signal.SIGKILL)
+        server.until("died: SIGKILL", 2)
         server.until("ERROR .* a worker process cannot be started: Too many open files: tried again until one can$")
         assert server.post(samples.update(2), telegram).status == 200
         [reason] = ask(asking, "/readyz")["reasons"]
