@@ -40,6 +40,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 30.0  # seconds before a worker that died at on
 _LONGEST_PAUSE = 5.0  # seconds between two tries to start a process
 _BEATS = 10  # pings in a --worker-timeout
 _LONGEST_BEAT = 2.0  # seconds between two
+_FIRST_START = 10.0  # seconds, at least, that the first start may take, of which nothing is known before
 _NEXT = 5.0  # seconds that new code may take to start when there is newer code by then
 _TO_DUMP = 1.0  # seconds from asking for the stacks to the kill
 _EACH_DUMP = 0.2  # seconds that the stacks of one have to themselves, and the line before them
@@ -132,11 +133,11 @@ class Crew:
         try:
             for _ in range(self.size):
                 self.spawn()
+            self._beat()
             await self._started
         except BaseException:
             await self.stop(0.0)
             raise
-        self._beat()
         if self._settings.reload:
             self._poll()
 
@@ -288,10 +289,11 @@ class Crew:
         """The process and its socket have come to their end."""
         self.members.remove(worker)
         how = worker.how
+        gave_back = worker.gave_back
         blames = worker.begun > worker.ran or (worker.counts is None and bool(worker.in_hand))
         if not worker.retired or worker.in_hand:
             self.owner.ended(worker, how or "it left early")
-        elif how and worker.ready:
+        if worker.retired and worker.ready and how and gave_back:
             self.ends_badly = self.ends_badly or (self.is_stopping and not worker.killed)
             log.warning("%r left: %s", worker, how)
         if worker.counts:
@@ -307,9 +309,10 @@ class Crew:
             return
         if successor:
             self._blocks.restarts += 1
-        elif self._started and not self._started.done() and worker.refused:
+        elif self._started and not self._started.done() and (worker.refused or worker.late):
             self.is_stopping = True
-            self._started.set_exception(worker.refused)
+            late = f"the bot {worker.killed.removeprefix('it ')}: --worker-timeout gives it longer"
+            self._started.set_exception(worker.refused or WorkersError(late))
         elif self.reload.brings(worker):
             self.reload.give_up(worker)
         elif replaces and not worker.ready:
@@ -436,9 +439,12 @@ class Crew:
     def _beat(self) -> None:
         timeout = self._settings.worker_timeout
         beat = min(_LONGEST_BEAT, timeout / _BEATS)
-        to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
+        if self.serves:
+            to_start = self.patience(min(timeout, _NEXT) if self.reload.is_wanted_again else timeout)
+        else:
+            to_start = self.patience(max(timeout, _FIRST_START))
         for worker in self.members:
-            if worker.retired or worker.killed:
+            if worker.killed or worker.said_all:
                 continue
             # Counted in beats, not by the clock: when the door itself was stopped for a while, all were silent.
             worker.quiet = worker.silent > 0.0
@@ -481,8 +487,11 @@ class Crew:
             self.sources.add(files)
 
     def recycle(self, worker: Worker) -> None:
-        """Replace one worker: its successor starts first."""
-        if self.is_stopping or self._draining or worker.retired or self.reload.is_under_way:
+        """Replace one worker: its successor starts first. While a reload is under way it is seen to at its end."""
+        if self.is_stopping or self._draining or worker.retired:
+            return
+        worker.used_up = self.reload.is_under_way
+        if worker.used_up:
             return
         if any(one.replaces is worker for one in self.members):
             return
@@ -525,7 +534,9 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fasthook.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=2,
+                # Where the door was started without one, its descriptor is something else's by now.
+                stdout=None if sys.stdout else subprocess.DEVNULL,
+                stderr=None if sys.stderr else subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from fasthook._core import OUTCOMES, Handling
-from fasthook.lanes import GaveUp, Lanes
+from fasthook.lanes import GaveUp, Lanes, RunsOn
 from fasthook.queues import Delivery
 from fasthook.update import Update
 
@@ -71,6 +71,7 @@ class Dispatcher(Lanes):
         self._parked: asyncio.Future[None] | None = None  # set by `_wake`: an idle runner waits for it
         self._looking = False  # a look at whether a runner is missing is scheduled
         self._reaper: asyncio.TimerHandle | None = None
+        self._run_on: list[Delivery] = []
 
     def start(self) -> None:
         self._context = contextvars.copy_context()
@@ -84,6 +85,12 @@ class Dispatcher(Lanes):
     @property
     def stuck(self) -> int:
         return sum(runner.busy and self._stopped for runner in self._runners)
+
+    @property
+    def run_on(self) -> set[Delivery]:
+        """What was not settled at the end of a drain because its handler could not be stopped, and goes on."""
+        stuck = (runner.delivery for runner in self._runners if runner.busy and self._stopped)
+        return {*self._run_on, *filter(None, stuck)}
 
     # ------------------------------------------------------------ runners
 
@@ -147,6 +154,7 @@ class Dispatcher(Lanes):
             delivery = lane.first
             if delivery.failure is None:
                 runner.deadline = now + timeout
+                runner.delivery = delivery
                 runner.busy = True
                 started(delivery.update, delivery.since, now)
                 try:
@@ -199,6 +207,8 @@ class Dispatcher(Lanes):
         """What a failure was that the dispatcher itself brought about."""
         cancelled = isinstance(delivery.failure, asyncio.CancelledError)
         if self._stopped and not runner.replying:
+            if isinstance(delivery.failure, RunsOn):
+                self._run_on.append(delivery)
             delivery.failure = None  # cut short by the stop: it is left, as if it had not been tried
         elif self._stopped and cancelled:
             delivery.failure = GaveUp("the server stopped before Telegram had the reply", "reply failed")

@@ -33,6 +33,7 @@ class Kind(enum.IntEnum):
     PONG = 10
     ASKS = 11  # the worker wants to leave
     SOURCES = 12  # more source files of the bot
+    RUNS_ON = 13  # its handler cannot be stopped: nobody else may have it while this process lives
 
 
 #: The frames that come from each side, and how long they may be, in bytes: the shortest and the longest.
@@ -53,6 +54,7 @@ FROM_WORKER: Lengths = {
     Kind.PONG: _EMPTY,
     Kind.ASKS: _EMPTY,
     Kind.SOURCES: (_LENGTH + 2, LARGEST_OUTCOME),
+    Kind.RUNS_ON: _EMPTY,
 }
 #: What the others tell, by name; a list is one of texts, a dict has such lists, or None, by bot.
 _SAYS: Mapping[Kind, Mapping[str, tuple[type, ...]]] = {

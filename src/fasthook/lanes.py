@@ -35,6 +35,10 @@ class GaveUp(Exception):
         self.reason = reason
 
 
+class RunsOn(GaveUp):
+    """A run that was to end and cannot be stopped: its thread goes on."""
+
+
 class Reported(Exception):
     """A failure in another process.
 

@@ -46,6 +46,7 @@ class Worker(asyncio.Protocol):
         self.suspects = 0  # in hand, of those that were in hand when another died
         self.alone = 0  # the delivery that nothing may be begun beside now, if there is one
         self.cleared: set[int] = set()  # deliveries that were, and did no harm for a while
+        self.run_on: set[int] = set()  # deliveries whose handlers could not be stopped when it was to leave
         self.given = 0
         self.finished = 0
         self.ran = 0  # of them, those that were not given back
@@ -59,6 +60,7 @@ class Worker(asyncio.Protocol):
         self.files: list[str] = []
         self.kinds: dict[str, list[str] | None] = {}  # of updates that it handles, by bot
         self.limit: int | None = None  # deliveries before it is recycled
+        self.used_up = False  # to be recycled when the reload under way has ended
         self._crew = crew
         self.socket: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
@@ -156,6 +158,8 @@ class Worker(asyncio.Protocol):
             self.finished += 1
             self.ran += kind != Kind.BACK
             self._crew.owner.outcome(self, kind, number, payload)
+        elif kind == Kind.RUNS_ON:
+            self.run_on.add(number)
         elif kind != Kind.PONG:
             self._crew.told(self, kind, payload)
 
@@ -194,6 +198,16 @@ class Worker(asyncio.Protocol):
     def lives(self) -> bool:
         """Its process has not ended, as far as is known."""
         return self._code is None
+
+    @property
+    def gave_back(self) -> bool:
+        """It has nothing in hand, but for what it could not stop."""
+        return self.in_hand.keys() <= self.run_on
+
+    @property
+    def said_all(self) -> bool:
+        """Its socket has come to its end; what is left of it is its process."""
+        return self._lost
 
     @property
     def name(self) -> str:

@@ -360,7 +360,7 @@ class Receiver:
     async def _bury(self, delivery: Delivery) -> None:
         update, error = delivery.update, delivery.failure
         reason = error.reason if isinstance(error, (GaveUp, HandlerTimeout, Reported)) else "failed"
-        attempts = update.attempt - (reason == "expired")  # that one has the attempt before it
+        attempts = delivery.attempt - (reason == "expired")  # that one has the attempt before it
         letter = DeadLetter.of(
             reason,
             update.bot_id,

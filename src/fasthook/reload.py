@@ -146,6 +146,8 @@ class Reload:
             self._again = False
             self.begin()
             return
+        for worker in [one for one in self._crew.members if one.used_up]:
+            self._crew.recycle(worker)
         told, self._on_end = self._on_end, []
         for done in told:
             done()

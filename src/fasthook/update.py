@@ -23,8 +23,8 @@ class Update(Admitted):
 
     `update_id`, `kind` (`"message"`, `"callback_query"`, …; Bot API, "Update"), `chat_id` and `user_id` (None where
     there is none; of a callback query the chat is its message's), `bot_id` (0 without a token), `received_at` (seconds
-    since the epoch), `attempt` (1 at the first), `raw` (the bytes as they came), `state` (what `lifespan` yielded).
-    `update["message"]` reads the parsed `data`.
+    since the epoch), `attempt` (1 at the first; a run that ended with its worker counts, too), `raw` (the bytes as they
+    came), `state` (what `lifespan` yielded). `update["message"]` reads the parsed `data`.
     """
 
     __slots__ = ("_data",)

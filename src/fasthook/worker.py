@@ -14,11 +14,10 @@ import pickle
 import signal
 import socket
 import sys
-import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -40,6 +39,7 @@ from fasthook.ops.beat import Beat
 from fasthook.ops.blocks import Counts, HandlingByBot, Layout, open_block
 from fasthook.queues import Delivery
 from fasthook.settings import Settings
+from fasthook.sources import compile_anew, imported
 from fasthook.telegram.files import has_files, packed
 from fasthook.telegram.redact import redacted
 from fasthook.turns import Turns
@@ -99,6 +99,8 @@ def main() -> int:
     threading.Thread(target=_watch_door, args=(made.door,), name="fasthook-door", daemon=True).start()
     settings = made.settings
     redact = set_up(settings, made.name, [text for table in made.bots.values() for text in table.hidden])
+    if settings.reload:
+        compile_anew()
     try:
         return _handle(ours, made, _counts(made))
     except Refused as error:
@@ -106,7 +108,7 @@ def main() -> int:
             "line": redact(str(error)),
             "code": error.code,
             "trace": redact(error.trace),
-            "files": [*error.files, *sources()],
+            "files": [*error.files, *imported()],
         }
         with contextlib.suppress(OSError):
             ours.setblocking(True)
@@ -149,8 +151,7 @@ def _handle(ours: socket.socket, made: SetUp, counts: Counts) -> int:
     try:
         bots: _Bot | _Bots = _Bots(made, counts) if made.bots else _Bot(made, counts)
     except TargetError as error:
-        cause = error.__cause__
-        raise Refused(f"{name}{error}", 1 if cause else error.code, cause) from None
+        raise Refused(f"{name}{error}", error.code, error.__cause__) from None
     except BaseException as error:  # sys.exit() at import, for instance
         raise Refused(f"{name}the import ends in {one_line(error)}", 1, error) from None
     with contextlib.ExitStack() as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -311,16 +312,18 @@ class _Work(asyncio.Protocol):
         self.dispatcher.start()
         self._beat = Beat(self._counts)
         signal.signal(signal.SIGTERM, self._asked)
-        self._files = set(sources())
+        self._files = set(imported())
         self._modules = len(sys.modules)
         self._send(Kind.READY, payload=pack(self._ready | {"files": sorted(self._files)}))
         if self._settings.reload:
             self._look()
 
     async def end(self, seconds: float) -> None:
-        """Finish what is in hand, for so many seconds, and give back the rest."""
-        for delivery in await self.dispatcher.drain(seconds):
-            self._send(Kind.BACK, delivery.place)
+        """Finish what is in hand, for so many seconds, and give back the rest, but for what cannot be stopped."""
+        left = await self.dispatcher.drain(seconds)
+        run_on = self.dispatcher.run_on
+        for delivery in left:
+            self._send(Kind.RUNS_ON if delivery in run_on else Kind.BACK, delivery.place)
 
     async def close(self) -> None:
         """Let what was sent reach the door."""
@@ -433,26 +436,11 @@ class _Work(asyncio.Protocol):
         """Tell of source files that were imported after the start."""
         if len(sys.modules) != self._modules:
             self._modules = len(sys.modules)
-            more = set(sources()) - self._files
+            more = set(imported()) - self._files
             self._files |= more
             if more:
                 self._send(Kind.SOURCES, payload=pack({"files": sorted(more)}))
         self._later(_LOOK, self._look)
-
-
-def sources() -> list[str]:
-    """The source files of what is imported here: the bot's, not those of the interpreter and of installed packages."""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    foreign = {sysconfig.get_path(name) for name in names} | {str(Path(__file__).parent)}
-    found = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return [file for file in found if file and _is_bots(file, foreign)]
-
-
-def _is_bots(file: str, foreign: Iterable[str]) -> bool:
-    path = Path(file)
-    if {"site-packages", "dist-packages"} & set(path.parts):
-        return False
-    return not any(path.is_relative_to(place) for place in foreign)
 
 
 def _files_of(error: BaseException) -> list[str]:

@@ -184,9 +184,12 @@ class Workers(Lanes):
         if worker.shares is not None:
             worker.shares.force(lane.bot)
         head = HEAD.pack(_BEFORE + len(raw), Kind.DELIVER, number)
-        attempt = min(update.attempt, 0xFFFF)
+        attempt = min(delivery.attempt, 0xFFFF)
         worker.put(head + UPDATE.pack(attempt, update.bot_id, update.received_at, delivery.since), raw)
-        if worker.limit is not None and worker.given >= worker.limit:
+        if worker.limit is None or worker.given < worker.limit:
+            return
+        # One that is blocked, or has suspects, may have to be killed, and then there is a successor anyway.
+        if not worker.quiet and worker is not self._quarantine:
             self.crew.recycle(worker)
 
     def _queue(self, lane: Lane, behind: dict[int, deque[Lane]]) -> None:
@@ -392,22 +395,19 @@ class Workers(Lanes):
         begun = worker.begun - worker.ran
         for lane in lanes[:begun]:  # it takes them in the order in which it gets them
             lane.first.since = -1.0
+        run_on = [lane for number, lane in worker.in_hand.items() if number in worker.run_on]
+        others = [lane for lane in lanes if lane not in run_on]
         worker.in_hand.clear()
         worker.suspects = worker.alone = 0
-        if worker.ready:
-            log.error("%r died: %s; %s", worker, how, _in_hand(lanes))
+        self._suspect(_firsts(others, begun - len(run_on)) or others, how)
+        if run_on:
+            log.warning("%r has ended while handlers ran that cannot be stopped; %s", worker, _in_hand(run_on))
+        if worker.ready and (others or not run_on):
+            log.error("%r died: %s; %s", worker, how, _in_hand(others))
         if not lanes:
             return
         for lane in lanes:
             lane.worker = None
-        suspects = _firsts(lanes, begun) or lanes
-        for lane in suspects:
-            delivery = lane.first
-            delivery.deaths += 1
-            if delivery.deaths >= _DEATHS and len(suspects) == 1:  # else all of them are to be handled alone
-                delivery.failure = GaveUp(
-                    f"{delivery.deaths} workers died with it in hand, the last: {how}", "crashed the worker"
-                )
         self._ready.extendleft(reversed(lanes))
         # Its successor, so that no other suffers; one that leaves anyway has none.
         if self._quarantine is None and not worker.retired:
@@ -415,6 +415,18 @@ class Workers(Lanes):
             self._await_quarantine = self._loop.call_later(self.crew.patience(_SOON), self.not_replaced)
         if not self._stopped:
             self._wake()
+
+    def _suspect(self, lanes: list[Lane], how: str) -> None:
+        """The first updates of these may each have been the end of their worker."""
+        for lane in lanes:
+            delivery = lane.first
+            deaths = delivery.deaths + 1
+            if deaths >= _DEATHS and len(lanes) == 1:  # else all of them are to be handled alone
+                delivery.failure = GaveUp(
+                    f"{deaths} workers died with it in hand, the last: {how}", "crashed the worker"
+                )
+            else:
+                delivery.deaths = deaths
 
     # ------------------------------------------------------------ the end
 
@@ -456,9 +468,19 @@ def _firsts(lanes: list[Lane], begun: int) -> list[Lane]:
 
 
 def _in_hand(lanes: list[Lane]) -> str:
-    ids = [str(lane.first.update.update_id) for lane in lanes]
-    if not ids:
+    """What a worker had, and what becomes of it."""
+    again = [lane for lane in lanes if lane.first.failure is None]
+    given_up = [lane for lane in lanes if lane.first.failure is not None]
+    if not lanes:
         return "it had nothing in hand"
+    if not again:
+        return f"it had in hand, and that is given up on: {_named(given_up)}"
+    rest = f"; given up on: {_named(given_up)}" if given_up else ""
+    return f"it had in hand, and they are delivered again: {_named(again)}{rest}"
+
+
+def _named(lanes: list[Lane]) -> str:
+    ids = [str(lane.first.update.update_id) for lane in lanes]
     more = f" and {len(ids) - _TOLD} more" if len(ids) > _TOLD else ""
     word = "update" if len(ids) == 1 else f"{len(ids)} updates"
-    return f"it had in hand, and they are delivered again: {word} {', '.join(ids[:_TOLD])}{more}"
+    return f"{word} {', '.join(ids[:_TOLD])}{more}"

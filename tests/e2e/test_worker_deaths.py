@@ -141,11 +141,42 @@ def test_what_is_behind_an_update_that_blocks_waits_for_one_death(start: Start, 
         assert server.post(samples.update(n, chat_id=n, text=text)).status == 200
     asyncio.run(until(lambda: {file.name for file in bot.directory.glob("begun *")} == {"begun 0", "begun 1"}))
     (bot.directory / "go").touch()
-    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("update 0 .message. is a dead letter after 3 attempts: crashed the worker")
     assert server.stop() == 0
     assert sorted(one.update_id for one in bot.handled) == [1, 2, 3]
     had = [found[1] for found in server.find("died: .* it had in hand, and they are delivered again: (.*)")]
-    assert had == ["2 updates 0, 2", "update 0", "update 0"]
+    assert had == ["2 updates 0, 2", "update 0"]
+    assert len(server.find("died: .* it had in hand, and that is given up on: update 0$")) == 1
+
+
+@pytest.mark.parametrize("options", [("2",), ("1", "--max-requests", "5")])
+def test_a_worker_that_is_blocked_while_it_is_replaced(start: Start, bot: Bot, options: tuple[str, ...]) -> None:
+    """Its chats wait for --worker-timeout, as those of any that is blocked, not for --drain-timeout."""
+    blocks = "\n\nasync def blocks(update):\n    if update.update_id == 1:\n        open('begun', 'w').close()\n"
+    blocks += (
+        "        while not os.path.exists('go'):\n            await asyncio.sleep(0.01)\n    await handler(update)\n"
+    )
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(blocks)
+    patience = ("--worker-timeout", "1s", "--drain-timeout", "1h")
+    server = start("--secret", SECRET, *patience, "--workers", *options, target="bot:blocks")
+    assert server.post(samples.update(1, chat_id=1, text="block")).status == 200
+    asyncio.run(until((bot.directory / "begun").exists))
+    if "--max-requests" in options:
+        n = 10
+        while not server.find("is ready$")[1:]:
+            n += 1
+            assert server.post(samples.update(n, chat_id=n)).status == 200
+            asyncio.run(until(lambda n=n: len(bot.handled) == n - 10))  # type: ignore[misc]
+    else:
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: workers")
+    assert server.post(samples.update(2, chat_id=1)).status == 200
+    (bot.directory / "go").touch()
+    server.until("has not answered for 1 s: it tells where it is, then it is killed$")
+    server.until("update 1 .message. is a dead letter")
+    asyncio.run(until(lambda: 2 in [one.update_id for one in bot.handled]))
+    assert not server.find("did not leave")
 
 
 def test_a_stopped_worker_is_replaced(start: Start, bot: Bot) -> None:
@@ -172,13 +203,14 @@ def test_one_update_that_crashes_brings_down_no_other(start: Start, bot: Bot) ->
     for update_id in range(60):
         text = "crash" if update_id == 20 else ""
         assert server.post(samples.update(update_id, chat_id=update_id % 40, text=text)).status == 200
-    server.until("update 20 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("update 20 .message. is a dead letter after 3 attempts: crashed the worker")
     server.until("3 workers died with it in hand, the last: SIGSEGV")
     assert server.stop() == 0
     assert {one.update_id for one in bot.handled} == set(range(60)) - {20}
-    assert len(server.find("died: SIGSEGV; it had in hand, and they are delivered again: .*20")) == 3
+    assert len(server.find("died: SIGSEGV; it had in hand, and they are delivered again: .*20")) == 2
+    assert len(server.find("died: SIGSEGV; it had in hand, .*given up on: update 20$")) == 1
     [letter] = bot.dead
-    assert letter.reason == "crashed the worker"
+    assert (letter.reason, letter.attempts) == ("crashed the worker", 3)
     server.until(STACK, 3)
 
 
@@ -205,7 +237,7 @@ def test_crashes_with_work_between_them_do_not_stop_the_server(start: Start, bot
     server.until("died: SIGABRT; it had in hand, and they are delivered again: 4 updates 0, 2, 4, 6$")
     asyncio.run(until(lambda: len(bot.handled) == 4))
     more = 0
-    while len(server.find(r"update \d .message. is a dead letter after 1 attempts: crashed the worker")) < 4:
+    while len(server.find(r"update \d .message. is a dead letter after 3 attempts: crashed the worker")) < 4:
         more += 1
         assert server.post(samples.update(100 + more, chat_id=more)).status == 200
         asyncio.run(until(lambda more=more: len(bot.handled) == 4 + more))  # type: ignore[misc]
@@ -222,7 +254,7 @@ def test_crashes_one_after_the_other_do_not_stop_the_server(start: Start, bot: B
     server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
     for n in range(updates):
         assert server.post(samples.update(n, chat_id=n % chats, text="crash")).status == 200
-    server.until("is a dead letter after 1 attempts: crashed the worker", updates)
+    server.until("is a dead letter after 3 attempts: crashed the worker", updates)
     assert server.post(samples.update(100, chat_id=0)).status == 200
     assert server.stop() == 0
     assert [one.update_id for one in bot.handled] == [100]
@@ -241,6 +273,29 @@ def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, 
         r"30 workers in a row died of what they were given \(the last: SIGABRT\): mend the handler; .fasthook dead"
     )
     assert [letter.reason for letter in bot.dead] == ["crashed the worker"] * 10
+
+
+COUNTS = """
+async def counts(update):
+    os.write(record, b"begun %d\\n" % update.attempt)
+    if update.attempt == 1:
+        os.abort()
+    raise ValueError("the bot is broken")
+"""
+
+
+def test_runs_that_ended_with_their_worker_count(start: Start, bot: Bot) -> None:
+    """The handler can tell that it may have run before; of the retries none is used up."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(COUNTS)
+    server = start("--secret", SECRET, "--workers", "2", "--retries", "1", target="bot:counts")
+    assert server.post(samples.update(1)).status == 200
+    server.until("update 1 .message.: attempt 1 of 2 failed")
+    server.until("update 1 .message. is a dead letter after 3 attempts: failed")
+    assert server.stop() == 0
+    assert (bot.directory / "handled").read_text().splitlines() == ["begun 1", "begun 2", "begun 3"]
+    [letter] = bot.dead
+    assert (letter.reason, letter.attempts) == ("failed", 3)
 
 
 LONG = """
@@ -277,7 +332,7 @@ def test_long_handlers_run_beside_each_other_after_two_deaths(start: Start, bot:
     (bot.directory / "go").touch()
     assert server.stop() == 0
     assert sorted((bot.directory / "handled").read_text().replace("begun\n", "").split("\n")[:-1]) == [
-        f"{n} {n} message 1" for n in range(6)
+        f"{n} {n} message {attempt}" for n, attempt in enumerate([3, 3, 3, 3, 3, 1])
     ]
     assert not bot.dead
 
@@ -291,12 +346,12 @@ def test_an_update_that_crashes_late_buries_no_other(start: Start, bot: Bot) -> 
         assert server.post(samples.update(n, chat_id=n, text="" if n else "late")).status == 200
     server.until("died: SIGABRT", 3)
     (bot.directory / "go").touch()
-    server.until("update 0 .message. is a dead letter after 1 attempts: crashed the worker")
+    server.until("update 0 .message. is a dead letter after 4 attempts: crashed the worker")
     server.until("4 workers died with it in hand, the last: SIGABRT")
     assert server.stop() == 0
     assert [letter.raw for letter in bot.dead] == [samples.update(0, chat_id=0, text="late")]
-    lines = set((bot.directory / "handled").read_text().splitlines()) - {"begun"}
-    assert lines == {f"{n} {n} message 1" for n in range(1, 5)}
+    lines = {line[:-1] for line in (bot.directory / "handled").read_text().splitlines()} - {"begu"}
+    assert lines == {f"{n} {n} message " for n in range(1, 5)}
 
 
 def test_what_a_dead_worker_had_does_not_wait_for_a_successor_that_hangs(start: Start, bot: Bot) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +106,27 @@ def test_reload_when_the_source_changes(start: Start, bot: Bot, workers: str) ->
     assert (bot.directory / "said").read_text().splitlines() == ["one", "another", "another", "the fourth one"]
 
 
+def test_two_versions_of_one_second_and_one_size(start: Start, bot: Bot) -> None:
+    """The newer one runs, though Python takes the bytecode of the older for its own."""
+    source = "import os\nimport words\n\ndef handler(update):\n    "
+    source += "os.write(os.open('said', os.O_WRONLY | os.O_CREAT | os.O_APPEND), words.WORD.encode() + b'\\n')\n"
+    (bot.directory / "bot.py").write_text(source)
+    second = int(time.time()) - 60
+    for n, word in enumerate(("one", "two")):
+        file = bot.directory / f"{word}.txt"
+        file.write_text(f"WORD = '{word}'\n")
+        os.utime(file, ns=(0, second * 10**9 + n * 10**8))
+    (bot.directory / "one.txt").rename(bot.directory / "words.py")
+    server = start("--secret", SECRET, "--reload", "--workers", "2", env={"PYTHONDONTWRITEBYTECODE": ""})
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until(lambda: (bot.directory / "said").exists()))
+    (bot.directory / "two.txt").rename(bot.directory / "words.py")
+    server.until("reloaded: workers")
+    assert server.post(samples.update(2)).status == 200
+    assert server.stop() == 0
+    assert (bot.directory / "said").read_text().splitlines() == ["one", "two"]
+
+
 def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot) -> None:
     """And only then comes the chat's next, from a new one."""
     source = "import asyncio, os\n\nasync def handler(update):\n    "
@@ -124,6 +146,81 @@ def test_what_an_old_worker_has_in_hand_is_finished_there(start: Start, bot: Bot
     assert server.stop() == 0
     said = ["3 of a new one", "1 old", "2 of a new one", "4 of a new one"]
     assert (bot.directory / "said").read_text().splitlines() == said
+
+
+PLAIN = """
+import threading
+
+def runs_on(update):
+    begins(update)
+    while update.update_id == 1 and not os.path.exists("go"):
+        threading.Event().wait(0.01)
+    done(update)
+"""
+SWALLOWS = """
+async def runs_on(update):
+    begins(update)
+    while update.update_id == 1 and not os.path.exists("go"):
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            pass
+    done(update)
+"""
+ENDS_SLOWLY = """
+import contextlib
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    open("ends", "w").close()
+    while not os.path.exists("end"):
+        await asyncio.sleep(0.01)
+
+def begins(update):
+    before = [int(name.split("-")[1]) for name in os.listdir() if name.startswith(f"{update.update_id}-")]
+    where = "beside" if any(map(runs, before)) else "alone"
+    open(f"{update.update_id}-{os.getpid()}", "w").close()
+    os.write(os.open("begun", os.O_WRONLY | os.O_CREAT | os.O_APPEND), b"%d %s\\n" % (update.update_id, where.encode()))
+
+def runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+"""
+
+
+@pytest.mark.parametrize("source", [PLAIN, SWALLOWS], ids=["a thread", "a coroutine"])
+def test_what_cannot_be_stopped_is_not_begun_beside_itself(start: Start, bot: Bot, source: str) -> None:
+    """Another worker gets it when the old one is gone, whose lifespan may take its time to end."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(ENDS_SLOWLY + source)
+    server = start("--secret", SECRET, "--workers", "2", "--drain-timeout", "100ms", target="bot:runs_on")
+
+    def begun() -> list[str]:
+        file = bot.directory / "begun"
+        return file.read_text().splitlines() if file.exists() else []
+
+    for update_id in (1, 2):
+        assert server.post(samples.update(update_id, chat_id=7)).status == 200
+    asyncio.run(until(begun))
+    server.signal(signal.SIGHUP)
+    server.until("reloaded: workers")
+    old = worker_pids(server)
+    asyncio.run(until(lambda: sum(map(is_alive, old)) == 2 and (bot.directory / "ends").exists()))
+    assert server.post(samples.update(3, chat_id=8)).status == 200
+    asyncio.run(until(lambda: bot.handled))
+    assert begun() == ["1 alone", "3 alone"]
+    (bot.directory / "end").touch()
+    asyncio.run(until(lambda: len(begun()) == 3))
+    (bot.directory / "go").touch()
+    assert server.stop() == 0
+    assert begun() == ["1 alone", "3 alone", "1 alone", "2 alone"]
+    assert bot.by_chat == {7: [1, 2], 8: [3]}
+    server.until("has ended while handlers ran that cannot be stopped; it had in hand, and they are .*: update 1$")
+    assert not server.find("died")
 
 
 def test_hang_up_without_workers_is_an_orderly_stop(start: Start, bot: Bot) -> None:
@@ -161,6 +258,29 @@ def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
     assert server.post(samples.update(2)).status == 200
     assert server.stop() == 0
     assert [one.update_id for one in bot.handled] == [1, 2]
+
+
+def test_a_worker_that_is_to_be_replaced_during_a_reload_that_fails(start: Start, bot: Bot) -> None:
+    """It is replaced behind it."""
+    good = (bot.directory / "bot.py").read_text()
+    server = start("--secret", SECRET, "--workers", "2")
+    tries = "import os\nopen(f'tries-{os.getpid()}', 'w').close()\n"
+    (bot.directory / "bot.py").write_text(tries + HANGS + "\n1 / 0\n")
+    (bot.directory / "hang").touch()
+    server.signal(signal.SIGHUP)
+    asyncio.run(until(lambda: len(list(bot.directory.glob("tries-*"))) == 2))
+    first, second = worker_pids(server)
+    os.kill(first, signal.SIGTERM)
+    assert server.post(samples.update(1)).status == 200
+    asyncio.run(until(lambda: bot.handled))
+    (bot.directory / "bot.py").write_text(good)
+    (bot.directory / "hang").unlink()
+    server.until(BROKEN)
+    asyncio.run(until(lambda: not is_alive(first)))
+    assert is_alive(second)
+    server.until("is ready$", 3)
+    assert server.stop() == 0
+    assert not server.find("died: ")
 
 
 def test_new_code_that_hangs_makes_room_for_newer(start: Start, bot: Bot) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import SECRET, Server, answer
+from e2e.process import SECRET, Server, answer, fasthook
 from e2e.steady import children, until, worker_pids
 from fasthook.testing import samples
 from ops.scrape import Ops
@@ -40,6 +40,7 @@ def test_no_room_for_a_process(start: Start, bot: Bot) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, before[1]))
         for worker in worker_pids(server):
             os.kill(worker, signal.SIGKILL)
+        server.until("died: SIGKILL", 2)
         server.until("ERROR .* a worker process cannot be started: Too many open files: tried again until one can$")
         assert server.post(samples.update(2), telegram).status == 200
         [reason] = ask(asking, "/readyz")["reasons"]
@@ -81,6 +82,22 @@ def ask(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
     connection.request("GET", path)
     said: dict[str, Any] = json.loads(answer(connection).body)
     return said
+
+
+def test_a_bot_that_hangs_at_the_first_start(bot: Bot) -> None:
+    """The log says where, and the start fails with one line."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write("\n\n__import__('time').sleep(3600)\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", "2", "--worker-timeout", "1s")
+    assert ended.code == 1
+    words = "has not come to the end of its start in 10 s"
+    assert ended.line == f"fasthook: the bot {words}: --worker-timeout gives it longer"
+    assert ended.lines[-1] == ended.line
+    assert (
+        len([line for line in ended.lines if line.endswith(f"{words}: it tells where it is, then it is killed")]) == 2
+    )
+    assert len([line for line in ended.lines if 'bot.py", line ' in line and line.endswith(" in <module>")]) == 2
+    assert len([line for line in ended.lines if "Traceback" in line or "died" in line]) == 0
 
 
 def test_a_reload_leaves_no_worker_too_many(start: Start, bot: Bot) -> None:

@@ -242,7 +242,7 @@ def said_once(bot: Bot, *options: str, target: str = "bot:handler") -> tuple[int
 def test_a_bot_that_fails_to_import_is_reported_once(bot: Bot) -> None:
     (bot.directory / "bot.py").write_text("def broken():\n    return 1 / 0\n\n\nbroken()\n")
     code, line, said = said_once(bot)
-    assert code == 1
+    assert code == 2
     assert line == "fasthook: bot:handler: the module 'bot' fails to import: ZeroDivisionError: division by zero"
     assert said.count("Traceback") == 1
     assert 'bot.py", line 2, in broken' in said
@@ -272,6 +272,38 @@ def test_a_target_that_is_none(bot: Bot, target: str, words: str) -> None:
     code, line, said = said_once(bot, target=target)
     assert (code, line) == (2, f"fasthook: {target}: {words}")
     assert "Traceback" not in said
+
+
+BAD = {
+    "fails to import": ("1 / 0", "handler"),
+    "imports what is not there": ("import not_installed_here", "handler"),
+    "is no Python": ("def (", "handler"),
+    "exits at its import": ("raise SystemExit(5)", "handler"),
+    "has no handler": ("", "nothing"),
+    "has no handler by this name": ("", "TEXT"),
+    "does not begin": ("async def lifespan(app):\n    yield", "handler"),
+    "exits when it begins": ("async def lifespan(app):\n    raise SystemExit(5)", "handler"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bot_that_does_not_start_ends_as_with_one_process(bot: Bot, what: str) -> None:
+    """With the same exit code."""
+    more, name = BAD[what]
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(f"\n\n{more}\n")
+    alone = fasthook(bot.directory, "run", f"bot:{name}", "--port", "0")
+    ended = fasthook(bot.directory, "run", f"bot:{name}", "--port", "0", "--workers", "2")
+    assert ended.code == alone.code
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_a_bot_prints_is_standard_output(bot: Bot, workers: str) -> None:
+    """Whatever process it is in."""
+    (bot.directory / "bot.py").write_text("print('hello')\n\nraise SystemExit(5)\n")
+    ended = fasthook(bot.directory, "run", "bot:handler", "--port", "0", "--workers", workers)
+    assert set(ended.output.splitlines()) == {"hello"}
+    assert "hello" not in ended.lines
 
 
 def test_workers_that_die_before_they_are_ready_stop_the_server(bot: Bot) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fasthook.handlers import TargetError
-from fasthook.lanes import GaveUp
+from fasthook.lanes import RunsOn
 from fasthook.update import Update
 from fasthook.wording import with_article
 
@@ -49,7 +49,7 @@ class PlainHandler:
             if future.done() and not future.cancelled():
                 return future.result()  # it ended just then
             if future.running():
-                raise GaveUp(
+                raise RunsOn(
                     "the handler is a plain function that ran too long: its thread cannot be stopped and still runs",
                     "timeout",
                 ) from None

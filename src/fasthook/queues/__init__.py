@@ -26,12 +26,17 @@ class Delivery:
     before: bool = False  # from before this start, so that it may have outlived its use
     again: bool = False  # a person gave it to the handler once more: that its id is known says nothing
     reply: bytes | None = None  # what its handler returned, to be given again to a redelivery
-    deaths = 0  # how many workers have died with it in hand
+    deaths = 0  # how many workers have died with it in hand, and it was not given up on then
 
     def __init__(self, update: Update, place: Any = None) -> None:
         self.update = update
         if place is not None:
             self.place = place
+
+    @property
+    def attempt(self) -> int:
+        """The number of its run: of the handler's, those that failed count and those that ended with their worker."""
+        return self.update.attempt + (self.deaths if self.since < 0.0 else 0)
 
     def __repr__(self) -> str:
         return f"<Delivery {self.update!r}>"
