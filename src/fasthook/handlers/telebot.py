@@ -87,10 +87,10 @@ class TeleBotHandler:
             errors.append(error)
         finally:
             self._errors.reset(token)
-        for error in errors:
-            if not isinstance(error, ApiTelegramException) or error.error_code != _FORBIDDEN:
-                raise error
-            self._refusals.tell_handler(update, error.description, method=error.function_name)
+        for failure in errors:
+            if not isinstance(failure, ApiTelegramException) or failure.error_code != _FORBIDDEN:
+                raise failure
+            self._refusals.tell_handler(update, failure.description, method=failure.function_name)
 
     async def handle(self, exception: Exception) -> bool:
         """What the library calls with an exception of a handler: True if it is taken care of."""
