@@ -20,6 +20,7 @@ from telegram.ext import (
     ApplicationBuilder,
     ChatBoostHandler,
     ChatMemberHandler,
+    CommandHandler,
     InlineQueryHandler,
     MessageHandler,
     MessageReactionHandler,
@@ -278,6 +279,17 @@ def test_kinds_of_an_application() -> None:
     assert kinds is not None
     assert {"message", "channel_post", "inline_query", "message_reaction_count", "chat_boost"} <= set(kinds)
     assert not {"message_reaction", "removed_chat_boost", "poll"} & set(kinds)
+
+
+def test_kinds_of_a_command_with_filters_of_its_own() -> None:
+    """They take the place of those that keep it to messages."""
+    application = ApplicationBuilder().token(TOKEN).build()
+    application.add_handler(CommandHandler("start", print))
+    assert kinds_of(application) == ("edited_message", "message")
+    application.add_handler(CommandHandler("start", print, filters.ChatType.CHANNEL))
+    kinds = kinds_of(application)
+    assert kinds is not None
+    assert {"message", "channel_post"} <= set(kinds)
 
 
 def test_an_application_that_takes_everything() -> None:

@@ -91,6 +91,8 @@ def _kinds(handlers: Iterable[Any]) -> Iterator[str | None]:
             attribute, first, second = _PAIRS[name]
             chosen = getattr(handler, attribute)
             yield from [first] if chosen == -1 else [second] if chosen == 0 else [first, second]
+        elif _KINDS[name] is _MESSAGES and handler.filters is not ext.filters.UpdateType.MESSAGES:
+            yield from _POSTS  # filters of one's own stand in the place of those that keep to messages
         else:
             yield from _KINDS[name]
 
