@@ -158,7 +158,7 @@ def test_bodies_of_strangers_are_not_kept(process: Process) -> None:
     served_meanwhile(process)
 
 
-@pytest.mark.parametrize(("known", "share"), [(True, 384 * KIB), (False, 288 * KIB)], ids=["known", "strangers"])
+@pytest.mark.parametrize(("known", "share"), [(True, 384 * KIB), (False, 336 * KIB)], ids=["known", "strangers"])
 def test_answers_unread(run: Run, known: bool, share: int) -> None:
     """A peer that asks on and on and reads nothing is not read from any more; the others go on.
 
