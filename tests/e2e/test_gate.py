@@ -190,10 +190,10 @@ def test_a_full_queue(start: Start, bot: Bot, door: str) -> None:
     assert bot.by_chat == {1: [0, 1, 9]}
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("message", "3"), ("inline_query", "1")])
-def test_a_server_that_is_stopping(start: Start, bot: Bot, door: str, kind: str, seconds: str) -> None:
-    server = start("--http", door, "--secret", SECRET, "--drain-timeout", "10", env={"HELD": "1"})
-    raw = samples.update(2, kind)
+def test_a_server_that_is_stopping(start: Start, bot: Bot, door: str) -> None:
+    """A request that is under way is taken; there is no other."""
+    server = start("--http", door, "--secret", SECRET, "--drain-timeout", "10")
+    raw = samples.update(2)
     connection = server.connect()
     assert server.post(samples.update(1, chat_id=2), connection).status == 200
     connection.putrequest("POST", "/webhook")
@@ -206,14 +206,13 @@ def test_a_server_that_is_stopping(start: Start, bot: Bot, door: str, kind: str,
     server.until("SIGTERM: stopping")
     connection.send(raw[20:])
     response = answer(connection)
-    assert (response.status, response.body) == (503, b"the server is stopping\n")
-    assert response.headers["retry-after"] == seconds
-    assert response.headers["connection"] == "close"
+    assert response.status == 200
     assert is_closed(connection)
+    connection.close()
     assert server.wait() == 0
     with pytest.raises(ConnectionRefusedError):
         server.post(raw)
-    assert [one.update_id for one in bot.handled] == [1]
+    assert [one.update_id for one in bot.handled] == [1, 2]
 
 
 def test_clients_that_go_away(server: Server, bot: Bot) -> None:

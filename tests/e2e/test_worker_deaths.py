@@ -449,8 +449,9 @@ def test_a_bot_that_writes_to_the_socket(start: Start, bot: Bot, what: str) -> N
     assert server.stop() == 0
     assert {one.update_id for one in bot.handled} == set(range(1, 21))
     assert not bot.dead
-    [line] = server.find("WARNING|ERROR|Traceback")
-    assert re.search(r"died: killed, because something else writes to its socket: .+; it had ", line.string)
+    lines = [found.string for found in server.find("WARNING|ERROR|Traceback")]
+    assert len(lines) == 1, lines
+    assert re.search(r"died: killed, because something else writes to its socket: .+; it had ", lines[0])
 
 
 FORKS = """

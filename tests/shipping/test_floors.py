@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,10 @@ def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """A micro-benchmark of no time at all, with the fixture of `bench/micro`."""
     (folder / "test_nothing.py").write_text(BENCH)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "bench.micro.conftest", "-c", str(ROOT / "pyproject.toml")]
+    # In a worker of pytest-xdist, pytest-benchmark measures nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        [*command, str(folder), *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [*command, str(folder), *options], cwd=ROOT, env=alone, capture_output=True, text=True, check=False, timeout=60
     )
 
 
