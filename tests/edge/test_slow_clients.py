@@ -48,6 +48,7 @@ class Crowd:
         end = time.monotonic() + BODY_TIMEOUT + PATIENCE
         while self.left:
             assert time.monotonic() < end, f"{len(self.left)} of {len(self.peers)} are still there"
+            self.read(0.0)  # who is closed is not written to: the reset would take away an answer that is not read yet
             self.send(byte)
             self.read(0.2)
 
@@ -57,7 +58,10 @@ class Crowd:
         while self.left and (ready := self._open.select(max(0.0, end - time.monotonic()))):
             for key, _ in ready:
                 one: socket.socket = key.fileobj  # type: ignore[assignment]
-                data = one.recv(65536)
+                try:
+                    data = one.recv(65536)
+                except ConnectionResetError:  # it was closed while the byte was on its way
+                    data = b""
                 self.answers[one] += data
                 if not data:
                     self._open.unregister(one)
