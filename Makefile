@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # how many processes run the tests: most of their time they wait; PROCESSES=0 is one after the other, in this one
 PROCESSES ?= 3
+# after so many seconds a test that hangs fails, with the stacks of its threads; the longest takes less than half of it
+TEST_TIMEOUT ?= 400
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ demo: build ## a conversation with examples/echo.py, without a token, and a curl
 	$(BIN)/python -m examples.demo
 
 test: build ## run all tests
-	$(BIN)/python -m pytest -n $(PROCESSES) --maxschedchunk 2
+	$(BIN)/python -m pytest -n $(PROCESSES) --maxschedchunk 2 --timeout $(TEST_TIMEOUT)
 
 build: .venv/built ## make the environment and build the compiled modules in place
 

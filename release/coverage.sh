@@ -31,7 +31,7 @@ for name in shipping/test_guard e2e/test_kill e2e/test_libraries; do slow+=(--ig
 # These hold the edge to deadlines and megabytes that it does not keep while each of its lines is traced.
 slow+=(--ignore tests/edge/test_slow_clients.py --deselect tests/edge/test_connection.py::test_chunks_of_one_byte)
 status=0
-"$python" -m coverage run -m pytest -q -n "${PROCESSES:-3}" --maxschedchunk 2 "${slow[@]}" "$@" || status=$?
+"$python" -m coverage run -m pytest -q -n "${PROCESSES:-3}" --maxschedchunk 2 --timeout 1200 "${slow[@]}" "$@" || status=$?
 "$python" -m coverage combine --quiet
 # --fail-under=0: the pages are for the run that is below the floor, too
 "$python" -m coverage html --quiet --fail-under=0
