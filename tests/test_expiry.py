@@ -18,7 +18,7 @@ from fasthook.queues.journal import Journal, JournalQueue
 from fasthook.queues.memory import MemoryQueue
 from fasthook.testing import samples
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 async def wait_on_disk(tmp_path: Path, queue: str, *kinds: tuple[str, float]) -> None:
