@@ -50,7 +50,7 @@ def record(number: int) -> dict[str, Any]:
 def dashboard(store: Path, out: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.dashboard", "--store", str(store), "--out", str(out)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture(scope="module")
