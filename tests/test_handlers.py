@@ -18,7 +18,7 @@ from fasthook.handlers import Target, TargetError, adapt, importing, load
 from fasthook.lanes import GaveUp
 from updates import update
 
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture

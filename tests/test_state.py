@@ -172,7 +172,7 @@ except StateError as error:
 
 def test_no_room_for_a_ring(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == f"{tmp_path}/ring: cannot be used: File too large; set --state-dir\n"
     with ring(tmp_path, 100_000, 1000) as made:  # what was begun is no damaged one

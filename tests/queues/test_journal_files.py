@@ -559,3 +559,57 @@ def test_after_a_failed_sync_nothing_is_accepted_until_it_is_opened_anew(
         await one.close()
 
     run(main())
+
+
+# ---------------------------------------------------------------- damage that is seen at the end
+
+
+def unreadable(*arguments: object) -> None:
+    raise lmdb.CorruptedError("a page that isn't there")
+
+
+def test_damage_seen_by_the_last_commits_ends_a_stop(
+    run: Run, journal: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More was handled than goes into the commit after which it is seen: the rest is told to the next start."""
+
+    async def main() -> None:
+        one = await opened(journal, window=10, share=5)
+        await one.put(*range(100), chat=1)
+        await one.put(*range(100, 200), chat=2)
+        commits.errors = [lmdb.DiskError(NO_SPACE)]
+        assert await one.put(500) == [FULL]
+        handled = one.ids
+        one.settle(*handled)
+        with monkeypatch.context() as bad:
+            bad.setattr("fasthook.queues.journal._DONE", 3)
+            bad.setattr(Journal, "get", unreadable)  # what waits for its turn
+            await one.close()
+        one = await opened(journal)
+        assert one.ids == [n for n in range(200) if n not in handled]
+        await one.close()
+
+    run(main())
+
+
+def test_damage_seen_during_a_commit_refuses_what_is_to_be_handled_again(
+    run: Run, journal: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        one = await opened(journal, window=10, share=5, keep=60.0)
+        await one.put(*range(20), chat=1)
+        commits.before = hold = Hold()
+        first = asyncio.ensure_future(one.put(500, chat=2))
+        await hold.reached()
+        replay = asyncio.ensure_future(one.queue.requeue([1]))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as bad:
+            bad.setattr(Journal, "get", unreadable)
+            one.settle(*one.ids)
+            hold.go()
+            assert await first == [SAFE]
+            with pytest.raises(QueueError, match="is damaged behind number "):
+                await replay
+        await one.close()
+
+    run(main())
