@@ -239,6 +239,30 @@ def test_a_blocked_loop_is_not_held_against_the_peer(
         assert peer.read().status == 200
 
 
+def test_a_time_that_begins_behind_a_blocked_loop_is_whole(serve: Serve, clock: list[float], loop_name: str) -> None:
+    """Half a head that came meanwhile is no reason to end the connection at once."""
+    served = serve(loop=loop_name, header_timeout=0.5)
+    request = numbered(post(), new_id())
+    with connected(served) as peer:
+        peer.send(numbered(post(), new_id()))
+        assert peer.read().status == 200
+        blocked, sent = threading.Event(), threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            sent.wait(PATIENCE)
+            clock[0] += 10
+            time.sleep(0.5)
+
+        served.loop.call_soon_threadsafe(block)
+        assert blocked.wait(PATIENCE)
+        peer.send(request[:20])
+        sent.set()
+        served.settle()
+        peer.send(request[20:])
+        assert peer.read().status == 200
+
+
 def test_a_busy_connection_is_not_idle(rig: Rig, clock: list[float]) -> None:
     """Each request begins the time anew, which is 75 s."""
 
