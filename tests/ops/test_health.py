@@ -240,6 +240,7 @@ def test_an_address_in_use(bot: Bot) -> None:
 
 def test_the_default_address_in_use_is_told_and_done_without(start: Callable[..., Server]) -> None:
     taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier one that have just ended
     try:
         taken.bind(("127.0.0.1", 9090))
         taken.listen()
