@@ -268,6 +268,7 @@ def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, 
     server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
     for n in range(20):
         assert server.post(samples.update(n, chat_id=1, text="crash")).status == 200
+    server.until("died: SIGABRT", 30)
     assert server.wait() == 1
     server.until(
         r"30 workers in a row died of what they were given \(the last: SIGABRT\): mend the handler; .fasthook dead"

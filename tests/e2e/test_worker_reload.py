@@ -41,7 +41,7 @@ def test_rolling_restarts_under_load(start: Start, bot: Bot, queue: str) -> None
         assert await asyncio.to_thread(server.stop) == 0
         check_once(bot, steady)
 
-    asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
+    asyncio.run(asyncio.wait_for(main(), 4 * PATIENCE))
     pids = worker_pids(server)
     assert not any(map(is_alive, pids))
     assert not server.find("ERROR|WARNING|Traceback|died")
