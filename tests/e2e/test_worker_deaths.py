@@ -483,14 +483,15 @@ def test_a_dead_worker_whose_child_holds_its_socket(start: Start, bot: Bot) -> N
     forked = born()
     assert len(forked) == 2
     try:
-        for pid in worker_pids(server):
+        pids = worker_pids(server)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        for pid in worker_pids(server):
+        for pid in pids:
             asyncio.run(until(lambda pid=pid: not Path(f"/proc/{pid}").exists()))  # type: ignore[misc]
         for n in range(1, 4):
             assert server.post(samples.update(n, chat_id=n)).status == 200
         asyncio.run(until(lambda: len(bot.handled) == 3))
-        assert len(server.find("died: SIGKILL .*; it had nothing in hand$")) == 2
+        server.until("died: SIGKILL .*; it had nothing in hand$", 2)
         asyncio.run(until(lambda: not any(map(is_alive, forked))))
         assert server.stop() == 0
     finally:
