@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -10,13 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("fasthook")
 SECRET = "e2e-secret"
-PATIENCE = 30.0  # seconds that a test waits for something before it fails
+PATIENCE = 60.0  # seconds that a test waits for something before it fails
+LONG = 240.0  # the same for a thousand things one after the other
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -26,6 +28,19 @@ def environment(**more: str) -> dict[str, str]:
         "FASTHOOK_OPS": "off",
         **more,
     }
+
+
+@contextlib.contextmanager
+def killed_in_the_end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    """Inside, a process lives for `LONG` at most: who reads what it says comes to the end of that."""
+    timer = threading.Timer(LONG, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -146,8 +161,9 @@ class Server:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
-        self._reader.join()
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive(), "\n".join(["a process that it started holds standard error:", *self.lines])
         assert self.process.stderr
         self.process.stderr.close()
 
