@@ -18,7 +18,7 @@ from pathlib import Path
 COMMAND = Path(sys.executable).with_name("fasthook")
 SECRET = "e2e-secret"
 PATIENCE = 60.0  # seconds that a test waits for something before it fails
-LONG = 240.0  # the same for a thousand things one after the other
+LONG = 240.0  # the same for a thousand things one after the other, and for the import of a large library
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -68,7 +68,7 @@ def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = N
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=LONG,
         check=False,
     )
     return Ended(done.returncode, tuple(done.stderr.splitlines()), done.stdout)
@@ -114,7 +114,7 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            banner = self.until(self.banner)
+            banner = self.until(self.banner, seconds=LONG)  # the bot's library is imported first
         except BaseException:
             self.kill()
             raise
@@ -137,10 +137,10 @@ class Server:
         """What matches on standard error until now."""
         return [found for line in list(self.lines) if (found := re.search(pattern, line))]
 
-    def until(self, pattern: str, count: int = 1) -> re.Match[str]:
+    def until(self, pattern: str, count: int = 1, seconds: float = PATIENCE) -> re.Match[str]:
         """Wait for so many lines on standard error that match; the last of them."""
         with self._changed:
-            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, PATIENCE)
+            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, seconds)
             matches = self.find(pattern)
         assert found and len(matches) >= count, "\n".join([f"no line matches {pattern!r} in:", *self.lines])  # noqa: PT018
         return matches[count - 1]
