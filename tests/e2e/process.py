@@ -114,7 +114,7 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            banner = self.until(self.banner, seconds=LONG)  # the bot's library is imported first
+            banner = self.until(self.banner)
         except BaseException:
             self.kill()
             raise
@@ -137,10 +137,10 @@ class Server:
         """What matches on standard error until now."""
         return [found for line in list(self.lines) if (found := re.search(pattern, line))]
 
-    def until(self, pattern: str, count: int = 1, seconds: float = PATIENCE) -> re.Match[str]:
+    def until(self, pattern: str, count: int = 1) -> re.Match[str]:
         """Wait for so many lines on standard error that match; the last of them."""
         with self._changed:
-            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, seconds)
+            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, PATIENCE)
             matches = self.find(pattern)
         assert found and len(matches) >= count, "\n".join([f"no line matches {pattern!r} in:", *self.lines])  # noqa: PT018
         return matches[count - 1]
@@ -161,9 +161,8 @@ class Server:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert not self._reader.is_alive(), "\n".join(["a process that it started holds standard error:", *self.lines])
+        self.process.wait()
+        self._reader.join()
         assert self.process.stderr
         self.process.stderr.close()
 
