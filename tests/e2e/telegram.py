@@ -98,7 +98,6 @@ class Telegram:
                 status = await connection.post(body)
             except (OSError, EOFError):
                 status = 0
-                await asyncio.sleep(0)  # a refusal may come without a turn of the loop
             finally:
                 self._free.put_nowait(connection)
             if status == 200:
