@@ -43,7 +43,7 @@ class Steady:
 
     async def during(self, what: Callable[[], Awaitable[None]]) -> None:
         """Send until this has come to its end."""
-        async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for chat in self.acknowledged:
                 group.create_task(self._chat(chat))
             try:
@@ -51,7 +51,6 @@ class Steady:
             finally:
                 self._ending = True
                 self.up.set()
-                limit.reschedule(asyncio.get_running_loop().time() + PATIENCE)  # for the last one of each chat
 
     async def until_acknowledged(self, more: int) -> None:
         """Wait for so many acknowledgements from now on."""
