@@ -20,9 +20,8 @@ PORT = os.environ.get("DEMO_PORT", "8000")
 
 
 def telegram() -> subprocess.Popen[str]:
-    """A Telegram whose people talk when the bot has told it where it is, until Ctrl-C or for DEMO_SECONDS."""
-    seconds = os.environ.get("DEMO_SECONDS")
-    options = ["--token", TOKEN, "--port", API, *(["--duration", seconds] if seconds else [])]
+    """A Telegram whose people talk when the bot has told it where it is."""
+    options = ["--token", TOKEN, "--port", API]
     return subprocess.Popen(
         [COMMAND, "simulate", *options], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -75,6 +74,16 @@ class Said:
         self._thread.join()
 
 
+def listen(people: subprocess.Popen[str]) -> None:
+    """Let people talk, until Ctrl-C or for DEMO_SECONDS."""
+    seconds = os.environ.get("DEMO_SECONDS")
+    with contextlib.suppress(KeyboardInterrupt):  # they get the same Ctrl-C
+        try:
+            people.wait(float(seconds) if seconds else None)
+        except subprocess.TimeoutExpired:
+            people.terminate()
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as state, contextlib.ExitStack() as stack:
         people = telegram()
@@ -88,8 +97,7 @@ def main() -> int:
         stack.callback(seen.end)
         if webhook := seen.address():
             print(f"  try it  {curl(webhook)}\n", file=sys.stderr, flush=True)
-            with contextlib.suppress(KeyboardInterrupt):  # they get the same Ctrl-C
-                people.wait()
+            listen(people)
         else:
             people.terminate()
         people.wait()

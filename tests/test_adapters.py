@@ -29,6 +29,7 @@ from telegram.ext import (
 )
 
 from e2e.libraries import aiogram, message
+from e2e.process import LONG, PATIENCE
 from fasthook import Hook
 from fasthook.handlers import StartError, TargetError, WithBot, adapt, kinds_of, load
 from fasthook.handlers.text import well_formed
@@ -37,7 +38,6 @@ from fasthook.testing import TOKEN
 from fasthook.testing.running import RunningBot, Telegram
 from updates import of
 
-PATIENCE = 30.0
 SECRET = "a-secret"
 
 
@@ -75,8 +75,10 @@ def telebot_bot() -> Any:
 
 @pytest.mark.parametrize("make", [aiogram_bot, ptb_bot, telebot_bot])
 def test_mounted_in_fastapi(make: Any, telegram: Telegram, tmp_path: Path) -> None:
+    handler = make()
+
     async def main() -> None:
-        hook = Hook(make(), secret=SECRET, api_url=telegram.url, state_dir=tmp_path)
+        hook = Hook(handler, secret=SECRET, api_url=telegram.url, state_dir=tmp_path)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -143,7 +145,7 @@ def test_a_bot_that_is_started_again_still_fails(make: Any, telegram: Telegram, 
             telegram.advance(1)  # one setWebhook a second
             telegram.set_webhook(running.url, running.secret)
             telegram.chat().send("hello").result()
-            telegram.settled().result()
+            telegram.settled(LONG).result()
         finally:
             running.stop()
         assert [letter.reason for letter in dead(tmp_path / name)] == ["failed"]
@@ -256,7 +258,7 @@ def test_a_call_of_the_handler_that_telegram_forbids(
         telegram.fail("403", "sendMessage")
         for chat, text in [(5, "one"), (5, "two"), (6, "three")]:
             telegram.chat(chat).send(text).result()
-        telegram.settled().result()
+        telegram.settled(LONG).result()
     finally:
         running.stop()
     assert [call.status for call in telegram.calls if call.method == "sendMessage"] == [403] * 3

@@ -13,6 +13,7 @@ import pytest
 
 from fasthook import Update, Verdict
 from fasthook._core import Route
+from fasthook.control import Control
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.receiver import Receiver
 from fasthook.settings import load
@@ -167,3 +168,36 @@ def test_what_is_left_is_accepted_once_and_handled_later(make: Callable[..., Rec
 
     run(main())
     assert handled == [0, 1, 2, 3, 4, 9]
+
+
+@pytest.mark.parametrize("queue", ["memory:", "journal"])
+def test_a_start_that_is_cancelled_at_its_end_leaves_nothing_open(
+    make: Callable[..., Receiver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    """As a signal to stop does that comes just then."""
+    queue = queue if queue == "memory:" else f"journal:{tmp_path / 'journal'}"
+
+    async def handler(update: Update) -> None:
+        pass
+
+    async def main() -> None:
+        listening = asyncio.Event()
+
+        async def never(control: Control) -> None:
+            listening.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Control, "start", never)
+            starting = asyncio.create_task(make(handler, queue=queue).start())
+            await listening.wait()
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        second = make(handler, queue=queue)
+        await second.start()
+        assert await post(second, samples.update(1)) == "accepted"
+        await second.stop()
+
+    run(main())
+    assert logging.getLogger("httpx").filters == []

@@ -137,6 +137,9 @@ class Receiver:
             deliver = self._deliver if self._queue.durable else self._dispatcher.submit
             waited = await self._queue.open(deliver, self._redeliver, self._acks.answered)
             self._acks.recall(self._queue.replies())
+            if state:
+                state.note_queue(settings.queue)
+                await self._listen_to_tools()
         except BaseException:
             if opened:
                 await self._queue.abandon()
@@ -147,9 +150,6 @@ class Receiver:
             if state:
                 state.close()
             raise
-        if state:
-            state.note_queue(settings.queue)
-            await self._listen_to_tools()
         self._state = state
         self._dead.start()
         if waited:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("fasthook")
 SECRET = "e2e-secret"
-PATIENCE = 30.0  # seconds that a test waits for something before it fails
+PATIENCE = 60.0  # seconds that a test waits for something before it fails
+LONG = 240.0  # the same for a thousand things one after the other, and for the import of a large library
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -27,6 +28,19 @@ def environment(**more: str) -> dict[str, str]:
         "FASTHOOK_OPS": "off",
         **more,
     }
+
+
+@contextlib.contextmanager
+def killed_in_the_end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    """Inside, a process lives for `LONG` at most: who reads what it says comes to the end of that."""
+    timer = threading.Timer(LONG, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ def fasthook(directory: Path, *arguments: str, env: Mapping[str, str] | None = N
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=LONG,
         check=False,
     )
     return Ended(done.returncode, tuple(done.stderr.splitlines()), done.stdout)

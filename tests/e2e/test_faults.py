@@ -116,9 +116,12 @@ def test_a_sync_that_finds_no_room(serve: Start, bot: Bot, disk: Disk) -> None:
 @pytest.mark.parametrize("beside", [True, False], ids=["beside it", "nowhere"])
 def test_a_stop_on_a_bad_disk(serve: Start, bot: Bot, disk: Disk, beside: bool) -> None:
     """What was handled cannot be taken out of the journal, but perhaps written down beside it for the next start."""
-    server = serve(env=disk.env | {"PAUSE": "0.5"})
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LATE)
+    server = serve(env=disk.env)
     assert post(server, 1) == [200]
     disk.fail("write", errno.ENOSPC)
+    (bot.directory / "go").touch()
     server.until("the journal .fasthook/journal cannot be written")
     if not beside:
         (bot.directory / ".fasthook/journal/settled.new").mkdir()

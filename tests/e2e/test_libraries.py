@@ -11,7 +11,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.libraries import SOURCES, aiogram
-from e2e.process import PATIENCE, Polling, Server, fasthook, free_port
+from e2e.process import LONG, PATIENCE, Polling, Server, fasthook, free_port
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
 from fasthook.testing.running import Conversation, Telegram
@@ -122,7 +122,7 @@ def test_conversations_and_a_flood(run: Run, bot: Bot, library: str, way: Way, a
     assert {"message", "callback_query"} <= set(told["allowed_updates"])
     assert not {"inline_query", "poll"} & set(told["allowed_updates"])
     flood(one)
-    one.telegram.settled().result()
+    one.telegram.settled(LONG).result()
     assert one.server.stop() == 0
     check(bot, library, way)
     assert not one.server.find(TOKEN.partition(":")[2])
@@ -327,7 +327,7 @@ app.exception_handler = Take()
     file.write_text(file.read_text() + "\n\n" + takes[library])
     one = run()
     one.chat().send("fail").result()
-    one.telegram.settled().result()
+    one.telegram.settled(LONG).result()
     assert one.server.stop() == 0
     assert "took the bot is broken" in recorded(bot)
     assert bot.dead == []

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import PATIENCE, SECRET, Server
+from e2e.process import LONG, SECRET, Server
 from e2e.telegram import Telegram
 from fasthook.testing import samples
 
@@ -52,7 +52,7 @@ def test_in_order_and_exactly_once(start: Callable[..., Server], bot: Bot, door:
         with closing(Telegram(lambda: server.address, connections=16, again=0.2)) as telegram:
             await telegram.send(bodies)
 
-    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    asyncio.run(asyncio.wait_for(main(), LONG))
     assert server.stop() == 0
     check(bot, ids, kinds)
 
@@ -73,7 +73,7 @@ def test_a_stop_in_the_middle_and_a_restart(start: Callable[..., Server], bot: B
                 servers.append(await asyncio.to_thread(start, *options))
                 telegram.up.set()
 
-    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    asyncio.run(asyncio.wait_for(main(), LONG))
     first, second = servers
     assert second.stop() == 0
     left = int(first.until(r"(\d+) updates are not handled yet: they are kept")[1])

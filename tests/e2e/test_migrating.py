@@ -13,7 +13,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.libraries import aiogram
-from e2e.process import PATIENCE, Polling, Server, environment, free_port
+from e2e.process import PATIENCE, Polling, Server, environment, free_port, killed_in_the_end
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
 from fasthook.testing.running import Telegram
@@ -80,14 +80,13 @@ def uvicorn(bot: Bot, telegram: Telegram, target: str) -> Iterator[str]:
         [sys.executable, "-m", "uvicorn", target, "--port", "0"],
         cwd=bot.directory, env=environment(FASTHOOK_API_URL=telegram.url), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    try:
+    with process, killed_in_the_end(process):
         assert process.stderr
         for line in process.stderr:
             if found := re.search(r"running on (http://\S+)", line):
-                yield found[1]
                 break
         else:
             raise AssertionError("uvicorn ended")
-    finally:
+        yield found[1]
         process.terminate()
         process.communicate(timeout=PATIENCE)

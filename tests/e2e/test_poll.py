@@ -15,7 +15,7 @@ import pytest
 import botapi
 from botapi import Answer, BotServer
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, Polling, environment, fasthook
+from e2e.process import COMMAND, LONG, PATIENCE, Polling, environment, fasthook, killed_in_the_end
 from e2e.tools import until
 from fasthook.testing import TOKEN, Call
 from fasthook.testing.account import Account
@@ -84,7 +84,7 @@ def in_turns(bot: Bot, count: int) -> dict[int, list[int]]:
 def test_updates_in_order_and_exactly_once(poll: Start, bot: Bot, telegram: Telegram, queue: str, ack: str) -> None:
     give(telegram, 1000)
     server = poll("--queue", queue, "--ack", ack)
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert bot.by_chat == in_turns(bot, 1000)
     assert not server.find("Traceback|" + TOKEN.partition(":")[2])
@@ -113,7 +113,7 @@ def test_the_kinds_of_the_bot_are_asked_for_once(poll: Start, telegram: Telegram
     polls = Polls(telegram)
     give(telegram, 1)
     server = poll("--allowed-updates", "message,foo")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert polls.params[0] == {"limit": 100, "timeout": 30, "allowed_updates": ["message", "foo"]}
     assert len(server.find("WARNING +fasthook: --allowed-updates: foo is not a kind of update known here")) == 1
@@ -126,7 +126,7 @@ def test_the_kinds_of_the_bot_are_asked_for_once(poll: Start, telegram: Telegram
 def test_a_full_queue(poll: Start, bot: Bot, telegram: Telegram) -> None:
     give(telegram, 60)
     server = poll("--queue-size", "7", "--concurrency", "3", env={"PAUSE": "0.01"})
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert bot.by_chat == in_turns(bot, 60)
 
@@ -134,7 +134,7 @@ def test_a_full_queue(poll: Start, bot: Bot, telegram: Telegram) -> None:
 def test_a_failure_is_fetched_again_with_ack_handled(poll: Start, bot: Bot, telegram: Telegram) -> None:
     give(telegram, 3, "fail once")
     server = poll("--ack", "handled")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert sorted((one.chat, one.attempt) for one in bot.handled) == [(1, 2), (2, 2), (3, 2)]
 
@@ -143,7 +143,7 @@ def test_a_stop_drains_and_confirms(poll: Start, bot: Bot, telegram: Telegram) -
     polls = Polls(telegram)
     give(telegram, 20)
     server = poll("--concurrency", "1", env={"PAUSE": "0.05"})
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     server.signal(signal.SIGINT)
     assert server.wait() == 0
     assert bot.by_chat == in_turns(bot, 20)
@@ -153,7 +153,7 @@ def test_a_stop_drains_and_confirms(poll: Start, bot: Bot, telegram: Telegram) -
 def test_what_a_stop_leaves_is_handled_at_the_next_start(poll: Start, bot: Bot, telegram: Telegram) -> None:
     give(telegram, 10)
     server = poll("--drain-timeout", "0", env={"HELD": "1"})
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     server.until("2 updates are not handled yet: they are kept")
     assert poll().stop() == 0
@@ -163,7 +163,7 @@ def test_what_a_stop_leaves_is_handled_at_the_next_start(poll: Start, bot: Bot, 
 def test_a_second_signal(poll: Start, telegram: Telegram) -> None:
     give(telegram, 5)
     server = poll("--drain-timeout", "1h", env={"HELD": "1"})
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     server.signal(signal.SIGTERM)
     server.until("SIGTERM: stopping")
     server.signal(signal.SIGTERM)
@@ -190,7 +190,7 @@ def test_take_over_removes_the_webhook(poll: Start, bot: Bot, telegram: Telegram
     telegram.advance(1)
     give(telegram, 5)
     server = poll("--take-over")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert telegram.webhook_info()["url"] == ""
     assert [call.params for call in telegram.calls if call.method == "deleteWebhook"] == [{}]
@@ -212,10 +212,11 @@ def test_take_over_asks_first_on_a_terminal(bot: Bot, telegram: Telegram, answer
         text=True,
     )
     os.write(ours, answer)
-    if not stays:
-        until(lambda: telegram.simulator.bot.polls)
-        process.terminate()
-    _, said = process.communicate(timeout=PATIENCE)
+    with killed_in_the_end(process):
+        if not stays:
+            until(lambda: telegram.simulator.bot.polls)
+            process.terminate()
+        _, said = process.communicate(timeout=PATIENCE)
     os.close(ours)
     os.close(theirs)
     assert f"Remove the webhook of bot 42 at {WEBHOOK}?" in said
@@ -227,11 +228,11 @@ def test_take_over_asks_first_on_a_terminal(bot: Bot, telegram: Telegram, answer
 def test_another_program_polls(poll: Start, bot: Bot, telegram: Telegram) -> None:
     server = poll()
     until(lambda: telegram.simulator.bot.polls)
-    httpx.post(f"{telegram.url}/bot{TOKEN}/getUpdates")
+    httpx.post(f"{telegram.url}/bot{TOKEN}/getUpdates", timeout=PATIENCE)
     server.until("no updates, tried again in . s: getUpdates: 409 Conflict: .*: another program polls this bot; end it")
     give(telegram, 1)
     server.until("Telegram answers again")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert len(bot.handled) == 1
 
@@ -242,7 +243,7 @@ def test_telegram_goes_away_and_comes_back(poll: Start, bot: Bot, telegram: Tele
     server = poll()
     server.until("no updates, tried again in . s: getUpdates: no answer from the Bot API", 2)
     give(telegram, 3)
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert len(bot.handled) == 3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment, fasthook, killed_in_the_end
 from e2e.tools import ids, number_of, refused, rows, say, tool, until
 from fasthook.queues.store import Store, pack_update
 from fasthook.testing import samples
@@ -21,6 +21,7 @@ from updates import update
 
 Start = Callable[..., Server]
 HELD = {"HELD": "1"}  # the chat whose handlers never end
+OFTEN = ("--retries", "10")  # so that what fails waits for its next try, and is no dead letter, for minutes
 
 
 @pytest.fixture(params=["memory:", "journal:waiting"])
@@ -39,11 +40,11 @@ def serve(start: Start, queue: str, *options: str, held: bool = False) -> Server
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_waits_and_what_is_in_hand(start: Start, bot: Bot, queue: str, workers: str) -> None:
-    server = serve(start, queue, "--workers", workers, held=True)
+    server = serve(start, queue, "--workers", workers, *OFTEN, held=True)
     say(server, 1)
     say(server, 2, kind="edited_message")
     say(server, 3, "raise", chat=5)
-    server.until("update 3 .message.: attempt 1 of 4 failed")
+    server.until("update 3 .message.: attempt 1 of 11 failed")
     found = rows(bot, "queue", "list")
     assert [(row["update_id"], row["kind"], row["chat_id"], row["state"]) for row in found] == [
         (1, "message", 1, "in hand"),
@@ -147,11 +148,11 @@ def test_nothing_in_an_update_reaches_the_terminal(start: Start, bot: Bot, queue
     ("running", "workers"), [(True, "1"), (True, "2"), (False, "1")], ids=["running", "workers", "stopped"]
 )
 def test_what_is_purged_is_never_handled(start: Start, bot: Bot, queue: str, running: bool, workers: str) -> None:
-    server = serve(start, queue, "--workers", workers, held=True)
+    server = serve(start, queue, "--workers", workers, *OFTEN, held=True)
     for update_id in (1, 2, 3, 4):
         say(server, update_id)
     say(server, 5, "raise", chat=5)
-    server.until("update 5 .message.: attempt 1 of 4 failed")
+    server.until("update 5 .message.: attempt 1 of 11 failed")
     if not running:
         assert server.stop() == 0
     number = number_of(bot, 3, "queue", "list")
@@ -409,13 +410,13 @@ def test_a_closed_pipe_is_no_error(bot: Bot) -> None:
             [str(COMMAND), "queue", "list", "--queue", "memory:", *extra], cwd=bot.directory, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        assert listing.stdout is not None
-        assert listing.stdout.readline()
-        listing.stdout.close()
-        assert listing.stderr is not None
-        assert listing.stderr.read() == b""
-        listing.wait(PATIENCE)
-        listing.stderr.close()
+        with listing, killed_in_the_end(listing):
+            assert listing.stdout is not None
+            assert listing.stdout.readline()
+            listing.stdout.close()
+            assert listing.stderr is not None
+            assert listing.stderr.read() == b""
+            listing.wait(PATIENCE)
 
 
 def test_a_deep_directory(start: Start, bot: Bot) -> None:

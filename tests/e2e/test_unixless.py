@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment
+from e2e.process import COMMAND, LONG, SECRET, Server, environment
 from fasthook.testing import samples
 
 UNIXLESS = Path(__file__).with_name("unixless.py")
@@ -35,7 +35,7 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     command = [*PREFIX, *arguments]
     return subprocess.run(
-        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=LONG, check=False
     )
 
 

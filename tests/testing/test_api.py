@@ -268,8 +268,9 @@ async def test_a_hang_up_on_demand(simulator: Simulator, client: httpx.AsyncClie
 @served
 async def test_no_answer_on_demand(simulator: Simulator, client: httpx.AsyncClient) -> None:
     simulator.fail("hang", chat_id=7)
+    impatient = httpx.Timeout(20, read=0.2)
     with pytest.raises(httpx.ReadTimeout):
-        await client.post(BOT + "sendMessage", json={"chat_id": 7, "text": "hi"}, timeout=0.2)
+        await client.post(BOT + "sendMessage", json={"chat_id": 7, "text": "hi"}, timeout=impatient)
     assert (await client.post(BOT + "sendMessage", json={"chat_id": 8, "text": "hi"})).status_code == 200
     simulator.heal()
     assert (await client.post(BOT + "sendMessage", json={"chat_id": 7, "text": "hi"})).status_code == 200

@@ -38,11 +38,16 @@ class Simulation:
             text=True,
         )
         self._readers = [
-            threading.Thread(target=self._read, args=(pipe,)) for pipe in (self.process.stdout, self.process.stderr)
+            threading.Thread(target=self._read, args=(pipe,), daemon=True)
+            for pipe in (self.process.stdout, self.process.stderr)
         ]
         for reader in self._readers:
             reader.start()
-        self.url = self.until(r"^fasthook simulates Telegram at (\S+)$")[1]
+        try:
+            self.url = self.until(r"^fasthook simulates Telegram at (\S+)$")[1]
+        except BaseException:
+            self.process.kill()
+            raise
 
     def _read(self, pipe: Any) -> None:
         with pipe:
@@ -288,7 +293,7 @@ def test_the_demo_is_a_conversation_that_ends_by_itself() -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = {"DEMO_PORT": str(one.getsockname()[1]), "DEMO_API_PORT": str(two.getsockname()[1])}
     done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="6", **ports),
+        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="12", **ports),
         capture_output=True, text=True, timeout=2 * PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from e2e.process import LONG
+
 pytest_plugins = "pytester"
 
 BOT = """
@@ -52,23 +54,23 @@ def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
         if any("asyncio" in given for given in arguments)
         else ["-p", "no:asyncio"]
     )
-    return project.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *asyncio, *arguments)
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *asyncio, *arguments, timeout=LONG)
 
 
 CONVERSATION = """
     async def test_it(chat, telegram):
         await chat.send("/start")
-        call = await chat.expect(method="sendMessage", text="Hello!")
+        call = await chat.expect(method="sendMessage", text="Hello!", timeout=60)
         assert call.buttons == ["Tea", "Site"]
         await chat.press("Tea")
-        await chat.expect("answerCallbackQuery", text="You chose tea")
+        await chat.expect("answerCallbackQuery", text="You chose tea", timeout=60)
         message = await chat.send("one")
-        await chat.expect("sendMessage", text="ONE")
+        await chat.expect("sendMessage", text="ONE", timeout=60)
         await chat.edit(message, "two")
-        await chat.expect(text="changed to two")
+        await chat.expect(text="changed to two", timeout=60)
         await chat.send_photo("look")
-        await chat.expect("sendPhoto", caption="look")
-        await telegram.settled()
+        await chat.expect("sendPhoto", caption="look", timeout=60)
+        await telegram.settled(60)
         assert [call.method for call in chat.calls][-1] == "sendPhoto"
 """
 
@@ -102,7 +104,7 @@ def test_without_async_at_all(project: pytest.Pytester) -> None:
     project.makepyfile("""
         def test_it(chat):
             chat.send("hello").result()
-            assert chat.expect("sendMessage").result().text == "HELLO"
+            assert chat.expect("sendMessage", timeout=60).result().text == "HELLO"
     """)
     run(project).assert_outcomes(passed=1)
 
@@ -125,7 +127,7 @@ def test_a_handler_of_the_test_itself(pytester: pytest.Pytester) -> None:
 
         async def test_it(chat, telegram, bot):
             await chat.send("hello")
-            await telegram.settled()
+            await telegram.settled(60)
             assert seen == ["hello"]
             assert bot.secret == "s-1"
             assert telegram.webhook_info()["pending_update_count"] == 0
@@ -175,13 +177,13 @@ TWO_TESTS = """
     async def test_it(chat, telegram, text):
         assert telegram.token.startswith("777000:")
         await chat.send(text)
-        call = await chat.expect("sendMessage", text=text.upper())
+        call = await chat.expect("sendMessage", text=text.upper(), timeout=60)
         assert call.via == "api"
         assert call.bot_id == 777000
 
     def test_without_async(chat):
         chat.send("three").result()
-        chat.expect("sendMessage", text="THREE").result()
+        chat.expect("sendMessage", text="THREE", timeout=60).result()
 """
 
 
@@ -205,7 +207,7 @@ def test_a_token_in_the_settings(project: pytest.Pytester) -> None:
 
         async def test_it(chat, telegram):
             await chat.send("hello")
-            assert (await chat.expect("sendMessage")).bot_id == 43
+            assert (await chat.expect("sendMessage", timeout=60)).bot_id == 43
             assert telegram.token == "43:TEST-another"
     """)
     run(project).assert_outcomes(passed=1)
@@ -236,13 +238,13 @@ def test_what_a_bot_leaves_behind_ends_with_it(pytester: pytest.Pytester) -> Non
 
         async def test_one(chat):
             await chat.send("one")
-            await chat.expect("sendMessage")
+            await chat.expect("sendMessage", timeout=60)
             assert seen == []
 
         async def test_two(chat):
             assert seen == ["ended"]
             await chat.send("two")
-            await chat.expect("sendMessage")
+            await chat.expect("sendMessage", timeout=60)
 
         def test_the_loop():
             assert len(set(loops)) == 1
@@ -254,14 +256,18 @@ def test_what_a_bot_leaves_behind_ends_with_it(pytester: pytest.Pytester) -> Non
 
 def test_what_did_not_come_is_told_with_what_came(project: pytest.Pytester) -> None:
     project.makepyfile("""
+        import asyncio
+
         async def test_it(chat):
             await chat.send("hello")
-            await chat.expect("sendMessage", text="goodbye", timeout=3)
+            while not chat.calls:
+                await asyncio.sleep(0.01)
+            await chat.expect("sendMessage", text="goodbye", timeout=0.5)
     """)
     result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([
-        "*NotCome: the bot did not call sendMessage with text='goodbye' within 3 s; what came instead:",
+        "*NotCome: the bot did not call sendMessage with text='goodbye' within 0.5 s; what came instead:",
         "*  sendMessage(text='HELLO', chat_id=*)",
     ])  # fmt: skip
 
@@ -288,7 +294,7 @@ def test_a_button_that_is_not_there(project: pytest.Pytester) -> None:
 
         async def test_it(chat):
             await chat.send("/start")
-            await chat.expect("sendMessage")
+            await chat.expect("sendMessage", timeout=60)
             with pytest.raises(AssertionError, match="no button 'Coffee' .*; the buttons here: 'Tea', 'Site'"):
                 await chat.press("Coffee")
             with pytest.raises(AssertionError, match="the button 'Site' opens something"):
@@ -302,11 +308,11 @@ def test_answers_on_demand(project: pytest.Pytester) -> None:
         async def test_it(chat, telegram):
             telegram.fail("429", "sendMessage", times=1, retry_after=1)
             await chat.send("hello")
-            await chat.expect("sendMessage", status=429)
-            await chat.expect("sendMessage", text="HELLO")
+            await chat.expect("sendMessage", status=429, timeout=60)
+            await chat.expect("sendMessage", text="HELLO", timeout=60)
             await chat.block()
             await chat.send("are you there?")
-            await chat.expect("sendMessage", status=403)
+            await chat.expect("sendMessage", status=403, timeout=60)
     """)
     run(project).assert_outcomes(passed=1)
 

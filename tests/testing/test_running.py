@@ -8,7 +8,21 @@ import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
+from fasthook.testing.chats import NotCome
 from fasthook.testing.running import RunningBot, Telegram
+
+
+def test_what_is_not_taken_in_time_is_told_with_the_reason() -> None:
+    telegram = Telegram()
+    try:
+        telegram.settled(60).result()
+        telegram.chat().send("hello").result()
+        with pytest.raises(NotCome, match="1 updates are not delivered: the bot has no webhook and does not poll"):
+            telegram.settled(0.1).result()
+    finally:
+        telegram.stop()
 
 
 async def ignore(update: object) -> None:

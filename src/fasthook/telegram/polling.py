@@ -129,6 +129,8 @@ class Poller:
         return updates
 
     async def _pause(self, failures: int, words: str) -> int:
+        if self._stopping:
+            return failures  # it came when the call had ended: nobody would cancel this
         pause = min(_LONGEST_PAUSE, 2.0**failures)
         log.warning("no updates, tried again in %.0f s: %s", pause, words)
         await self._sleep(pause * random.uniform(0.8, 1.2))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fasthook.testing import methods
 from fasthook.testing.calls import Answer, Call, Fault, Refused
-from fasthook.testing.chats import Chat, User, World
+from fasthook.testing.chats import Chat, NotCome, User, World
 from fasthook.testing.clock import Clock
 from fasthook.testing.delivery import Attempt, Delivery
 from fasthook.testing.limits import Sent
@@ -87,10 +87,14 @@ class Account:
             self._poll.set_result("")
         return update_id
 
-    async def settled(self) -> None:
-        """Wait until every update is taken or given up."""
-        while len(self.updates):
-            await self.changed()
+    async def settled(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 real seconds
+        """Wait until every update is taken or given up. NotCome: so many real seconds are not enough."""
+        try:
+            async with asyncio.timeout(timeout):
+                while len(self.updates):
+                    await self.changed()
+        except TimeoutError:
+            raise NotCome(f"within {timeout:g} s the bot did not take everything: {delivery_state(self)}") from None
 
     def changed(self) -> asyncio.Future[None]:
         """Done when the next attempt or call ends."""

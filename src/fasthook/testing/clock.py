@@ -73,6 +73,13 @@ class Clock:
             self._sleepers.discard(done)
             timer.cancel()
 
+    async def until(self, when: float) -> None:
+        """Wait for a time of this clock; where that is over, let the loop do the rest of its work."""
+        if (wait := when - self.now()) > 0:
+            await self.sleep(wait)
+        else:
+            await asyncio.sleep(0)
+
     def advance(self, seconds: float) -> None:
         """Put it forward. What falls due on the way happens in its order, each at its own time."""
         until = self.now() + seconds

@@ -78,8 +78,7 @@ class Crowd:
         due = self._clock.now()
         while count is None or self.done < count:
             due += self._random.expovariate(self._rate)
-            if (wait := due - self._clock.now()) > 0:
-                await self._clock.sleep(wait)
+            await self._clock.until(due)
             await self.act()
 
     async def act(self) -> None:

@@ -152,6 +152,5 @@ async def replay(account: Account, clock: Clock, recorded: list[Recorded], since
         return
     start = clock.now() - (recorded[0].at if since is None else since)
     for one in recorded:
-        if (wait := start + one.at - clock.now()) > 0:
-            await clock.sleep(wait)
+        await clock.until(start + one.at)
         account.add(one.kind, one.event, raw=one.raw, seconds=LIVES.get(one.kind, DAY))

@@ -211,9 +211,12 @@ class Telegram:
         """What getWebhookInfo tells."""
         return self._do(self.simulator.bot.webhook_info)
 
-    def settled(self) -> Pending[None]:
-        """Wait until the bot has taken every update."""
-        return self._thread.run(self.simulator.bot.settled())
+    def settled(self, timeout: float | None = None) -> Pending[None]:
+        """Wait until the bot has taken every update, for at most `timeout` seconds.
+
+        NotCome, an AssertionError: in time it has not. The message says what is known of why.
+        """
+        return self._thread.run(self.simulator.bot.settled(timeout))
 
     def stop(self) -> None:
         self._thread.run(self.simulator.__aexit__(None, None, None)).result()
