@@ -235,11 +235,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """The same, and nobody else gets it meanwhile: it is bound, which another that has SO_REUSEADDR may be as well."""
+    """The same, and nobody else gets it meanwhile: on Linux it is bound, to which one more that listens may be bound
+    where both have SO_REUSEADDR."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
+        if sys.platform != "linux":
+            one.close()
         yield port
 
 
