@@ -474,6 +474,45 @@ def test_what_was_put_aside_while_the_disk_stays_bad(run: Run, journal: Path, co
     run(main())
 
 
+def test_the_list_of_what_was_put_aside_cannot_be_removed(
+    run: Run, journal: Path, commits: Commits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Commits go on, one of them removes it in the end; a start that finds it goes no further without."""
+
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1, 2, 3, 4)
+        commits.errors = [lmdb.DiskError(NO_SPACE)] * 2
+        one.settle(1)
+        assert await one.put(5) == [FULL]
+        await one.close()
+        commits.errors = []
+        bad = OSError(errno.EIO, "Input/output error")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: failing(bad))
+            with pytest.raises(QueueError, match=r"cannot be opened: Input/output error; set --queue to "):
+                await opened(journal)
+            (journal / "settled").write_text("[1,false,0.0,null]\n")
+            full = lmdb.DiskError(NO_SPACE)
+            with pytest.MonkeyPatch.context() as worse:
+                worse.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: None)
+                worse.setattr("fasthook.queues.tables.Journal._take_out_rows", lambda *arguments: failing(full))
+                one = await opened(journal)
+            one.settle(2)
+            assert await one.put(6) == [SAFE]
+            one.settle(3)
+            assert await one.put(7) == [SAFE]
+        [first, *_] = [line for line in caplog.messages if line.endswith("cannot be removed: Input/output error")]
+        assert first.startswith(f"{journal / 'settled'}, a list of what was handled and is taken out now, ")
+        one.settle(4)
+        assert await one.put(8) == [SAFE]
+        await one.close()
+        assert waiting(journal) == [6, 7, 8]
+
+    run(main())
+    assert not (journal / "settled").exists()
+
+
 def failing(error: Exception) -> None:
     raise error
 

@@ -378,8 +378,7 @@ class JournalQueue:
         if self._aside:
             self._aside -= len(batch.done)
             if self._aside <= 0:
-                self._aside = 0
-                self._journal.forget_aside()
+                self._aside = int(not self._journal.forgot_aside())
         if batch.refused and not self._damaged:
             self._in_trouble(batch.why or self._too_full)
         elif self.trouble and batch.roomy and not self._damaged and (batch.kept or self._journal.no_room is None):
