@@ -23,6 +23,7 @@ import pytest
 
 from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
+from fasthook.queues.probe import check
 from fasthook.queues.tables import NUMBER
 from queues.opened import BOT, FULL, KNOWN, PATIENCE, SAFE, Commits, Hold, Run, on_disk, opened, waiting
 
@@ -100,6 +101,31 @@ def test_a_page_of_zeros(run: Run, journal: Path) -> None:
         for start in range(0, len(image), page)
     ]
     assert any(results)
+
+
+def test_a_list_of_free_pages_that_cannot_be(run: Run, journal: Path) -> None:
+    """LMDB ends the process that commits; each start would end so, if none looked in another process first."""
+
+    async def main() -> None:
+        one = await opened(journal)
+        for update_id in range(0, 300, 10):
+            await one.put(*range(update_id, update_id + 10))
+            one.settle(*one.ids[:5])
+        await one.close()
+
+    run(main())
+    image = bytearray((journal / "data.mdb").read_bytes())
+    page = os.sysconf("SC_PAGE_SIZE")
+    # mm_dbs[0].md_root of the newer of the two meta pages, and the nodes of that page (mdb.c: MDB_meta, MDB_node)
+    root = max((struct.unpack_from("<128xQ", image, start)[0], start) for start in (16, 16 + page))[1] + 24 + 40
+    [free] = struct.unpack_from("<Q", image, root)
+    (node,) = struct.unpack_from("<16xH", image, free * page)
+    assert struct.unpack_from("<10xH", image, free * page)[0] & 0xF == 2  # a leaf
+    struct.pack_into("<Q", image, free * page + node + 24, free)  # the first free page is said to be this one
+    (journal / "data.mdb").write_bytes(image)
+    with pytest.raises(lmdb.CorruptedError):
+        check(journal / "data.mdb", ["meta", "ids", "waiting"])
+    assert survives(run, journal, bytes(image))
 
 
 def test_damage_far_behind_closes_the_door(run: Run, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:

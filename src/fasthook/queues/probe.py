@@ -103,7 +103,28 @@ def _check(file: str, most: int, locked: bool, tables: list[str]) -> None:
         first = env.open_db(tables[0].encode() or None, txn=txn)
         with contextlib.suppress(lmdb.MapFullError):
             txn.put(b"\0probe", bytes(1 << 16), db=first)  # takes free pages
-        txn.abort()
+        if not _writes_fail():
+            txn.abort()
+            return
+        try:
+            txn.commit()  # looks through the list of free pages
+        except DAMAGE:
+            raise
+        except lmdb.Error:
+            return  # nothing could be written
+
+
+def _writes_fail() -> bool:
+    """From now on this process cannot write to a file: a commit ends before its first page and changes nothing.
+
+    False where there is no such limit.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return False
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return True
 
 
 def _salvage(file: str, way: str, table: str) -> None:
