@@ -212,6 +212,16 @@ def free_port() -> int:
     return port
 
 
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """The same, and nobody else gets it meanwhile: it is bound, which another that has SO_REUSEADDR may be as well."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        yield port
+
+
 def answer(connection: http.client.HTTPConnection) -> Response:
     """The answer to the request that was just sent."""
     response = connection.getresponse()
