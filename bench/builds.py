@@ -109,7 +109,8 @@ def tree(revision: str | None, again: str = "") -> Path:
             return place
         seeds = [ROOT, *(path for path in STORE.iterdir() if (path / "setup.py").exists())]
         _seed(fresh, max(seeds, key=lambda path: _alike(fresh, path)))
-        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+        # with --inplace all would be compiled: in another directory, where nothing is yet
+        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", "src"]
         done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"{name_of(revision)} does not compile:\n{done.stderr[-2000:]}")

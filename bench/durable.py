@@ -62,7 +62,7 @@ def acknowledged(port: int, request: Path, first: int, seconds: int = TURN) -> T
     """How long acknowledgements took, of updates from `first` on."""
     numbers = (first, RATE, seconds, CONNECTIONS)
     command = [str(build("steady")), str(port), str(request), *(str(number) for number in numbers)]
-    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True)
+    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True, timeout=seconds + 60)
     found = json.loads(done.stdout)
     if found["refused"] or found["broken"] or found["unanswered"]:
         raise SystemExit(f"updates were not accepted: {found}")

@@ -20,7 +20,7 @@ from fasthook.queues.journal import Journal
 from fasthook.testing import TOKEN, samples
 from fasthook.testing.running import Telegram
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 HEADERS = {"X-Telegram-Bot-Api-Secret-Token": "secret"}
 SOON = 0.05  # seconds: the shortest --ack-deadline
 

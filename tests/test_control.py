@@ -226,6 +226,7 @@ def imitated(directory: Path, says: bytes) -> Callable[[], None]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(directory / NAME))
     listener.listen()
+    listener.settimeout(PATIENCE)  # to close it would not wake who waits for a connection
 
     def serve() -> None:
         with contextlib.suppress(OSError):

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from fasthook import Update
-from fasthook.handlers import Target, TargetError, adapt, load
+from fasthook.handlers import Target, TargetError, adapt, importing, load
 from fasthook.lanes import GaveUp
 from updates import update
 
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture
@@ -87,6 +87,32 @@ def test_each_wrong_target_has_words_of_its_own(
     assert str(raised.value).startswith(words)
     assert "\n" not in str(raised.value)
     assert (raised.value.__cause__ is not None) == is_their_error
+
+
+def test_an_import_that_does_not_end_says_where_it_is(
+    module: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A bot that runs itself, for instance: nothing of it would be served, and nobody would know why."""
+    waits = "import os, time\n\ndef run_polling():\n    while not os.path.exists('told'): time.sleep(0.01)\n"
+    module("polls", f"{waits}\nrun_polling()\n\ndef handler(update): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importing, "LONG", 0.1)
+    tell = importing.log.warning
+
+    def telling(*words: Any) -> None:
+        tell(*words)
+        (tmp_path / "told").touch()
+
+    monkeypatch.setattr(importing.log, "warning", telling)
+    load("polls:handler")
+    assert caplog.messages == [
+        "the module 'polls' has been importing for 0.1 s, and its bot is not served before that ends: it is at "
+        "polls.py:4, \"while not os.path.exists('told'): time.sleep(0.01)\"; "
+        "a call that does not return belongs under if __name__ == '__main__'"
+    ]
 
 
 # ---------------------------------------------------------------- what is a handler

@@ -53,8 +53,10 @@ def test_no_address_is_of_this_machine(resolves: list[tuple[int, str]]) -> None:
 
 @two_addresses
 def test_nothing_is_left_open_where_one_address_is_taken(resolves: list[tuple[int, str]]) -> None:
-    with socket.create_server(("127.0.0.2", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as free:  # which other programs may have that of the other address
+        port = free.getsockname()[1]
+        taken = socket.create_server(("127.0.0.2", port))
+    with taken:
         with pytest.raises(ListenError, match="Address already in use"):
             listen(load({"host": "two", "port": port}, {}))
         socket.create_server(("127.0.0.1", port)).close()

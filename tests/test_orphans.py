@@ -17,6 +17,8 @@ from fasthook.state import StateError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 
+PATIENCE = 20.0  # seconds
+
 WORKER = """
 import os, sys
 from pathlib import Path
@@ -43,7 +45,7 @@ def worker(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 def test_nobody_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(orphans.end(tmp_path))
     with worker(tmp_path) as process:
-        process.communicate("\n")
+        process.communicate("\n", timeout=PATIENCE)
     (tmp_path / "other").mkdir()
     with worker(tmp_path / "other"):  # another server's
         asyncio.run(orphans.end(tmp_path))
@@ -54,10 +56,11 @@ def test_workers_are_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture
     async def main(*processes: subprocess.Popen[str]) -> None:
         waiting = asyncio.create_task(orphans.end(tmp_path))
         while not caplog.records:
+            assert not waiting.done()
             await asyncio.sleep(0.01)
         for process in processes:
             assert not waiting.done()
-            await asyncio.to_thread(process.communicate, "\n")
+            await asyncio.to_thread(process.communicate, "\n", PATIENCE)
         await waiting
 
     with worker(tmp_path) as first, worker(tmp_path) as second:
@@ -69,7 +72,7 @@ def test_what_a_bot_has_forked_is_not(tmp_path: Path) -> None:
     with worker(tmp_path, "forks") as process:
         assert process.stdin
         process.kill()
-        process.wait()
+        process.wait(PATIENCE)
         asyncio.run(orphans.end(tmp_path))
         process.stdin.close()
 

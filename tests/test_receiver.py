@@ -19,7 +19,7 @@ from fasthook.receiver import Receiver
 from fasthook.settings import load
 from fasthook.testing import samples
 
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds
 
 
 class Waiter:

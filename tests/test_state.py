@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from fasthook import DedupRing
-from fasthook.state import StateDir, StateError
+from fasthook.state import InUseError, StateDir, StateError
 
 BOT = 5
 NEW, IN_FLIGHT, DONE, FULL = range(4)
@@ -172,7 +173,7 @@ except StateError as error:
 
 def test_no_room_for_a_ring(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == f"{tmp_path}/ring: cannot be used: File too large; set --state-dir\n"
     with ring(tmp_path, 100_000, 1000) as made:  # what was begun is no damaged one
@@ -199,6 +200,17 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     )
     first.close()
     StateDir(tmp_path / "a" / "b").close()
+
+
+def test_who_has_just_taken_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is not in the file yet; two processes of a server may start at the same instant."""
+    lock = tmp_path / "lock"
+    with lock.open("wb") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        monkeypatch.setattr("fasthook.state.time.sleep", lambda _: lock.write_text("12345\n"))
+        with pytest.raises(InUseError, match="in use by process 12345;") as raised:
+            StateDir(tmp_path)
+    assert raised.value.owner == 12345
 
 
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -146,11 +147,14 @@ def last_line(text: str) -> str:
 
 
 def build(name: str) -> Path:
-    """The program made from bench/NAME.c, compiled again if the source is newer."""
+    """The program made from bench/NAME.c, compiled again if the source is newer; several may ask at once."""
     source, program = ROOT / f"bench/{name}.c", OUT / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         OUT.mkdir(exist_ok=True)
-        subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+        with tempfile.TemporaryDirectory(dir=OUT) as fresh:
+            made = Path(fresh, name)
+            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", made, source], check=True)
+            made.replace(program)
     return program
 
 

@@ -99,6 +99,7 @@ cdef class Edge:
     cdef int turn              # requests taken since the loop was last free to do something else
     cdef list delayed          # connections that wait for that
     cdef double now, period
+    cdef int64_t stale         # when `now` is a period old, monotonic ns
     cdef double times[N_TIMED]
     cdef Link lists[N_TIMED]
 
@@ -144,8 +145,13 @@ cdef class Edge:
         self.count(CONNECTIONS, 1)
         if not self.reaping:
             self.reaping = True
-            self.now = monotonic()
+            self.set_now()
             self.loop.call_later(self.period, self.reap)
+        return 0
+
+    cdef int set_now(self) except -1:
+        self.now = monotonic()
+        self.stale = monotonic_ns() + <int64_t>(self.period * 1e9)
         return 0
 
     cdef void closed(self) noexcept:
@@ -203,7 +209,7 @@ cdef class Edge:
         cdef Link *first
         cdef HookProtocol connection
         again = self.loop.call_later(self.period, self.reap)  # first, so that no error ends all deadlines
-        self.now = monotonic()
+        self.set_now()
         for state in range(N_TIMED):
             while True:
                 first = self.lists[state].behind
@@ -381,6 +387,8 @@ cdef class HookProtocol:
             self.wait(chunk if self.ahead is None else self.ahead + chunk)
             return
         self.came = monotonic_ns()
+        if self.came > self.edge.stale:
+            self.edge.set_now()  # something has blocked the loop: that is not this peer's time
         self.take(chunk)
 
     def eof_received(self):

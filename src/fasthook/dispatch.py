@@ -106,6 +106,7 @@ class Dispatcher(Lanes):
             self._runners.add(runner)
             self._awake += 1
             runner.task = self._loop.create_task(self._run(runner), context=self._context.copy())
+            runner.task.add_done_callback(lambda _: self._not_begun(runner))
 
     def _look(self) -> None:
         self._looking = False
@@ -117,9 +118,18 @@ class Dispatcher(Lanes):
             while await self._work(runner) and self._parked is None and not self._stopped:
                 await self._park()
         finally:
-            self._runners.discard(runner)
-            if not self._awake:
-                self._wake()
+            self._leave(runner)
+
+    def _leave(self, runner: _Runner) -> None:
+        self._runners.discard(runner)
+        if not self._awake:
+            self._wake()
+
+    def _not_begun(self, runner: _Runner) -> None:
+        """A task that is cancelled before its first step does not leave by itself."""
+        if runner in self._runners:
+            self._awake -= 1
+            self._leave(runner)
 
     async def _park(self) -> None:
         """Wait, idle, until there is something ready."""

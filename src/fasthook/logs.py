@@ -64,6 +64,12 @@ def is_set_up() -> bool:
     return any(isinstance(handler, Lines) for handler in logging.getLogger().handlers)
 
 
+def flush() -> None:
+    """Wait until what was logged is written, not for long: what is printed now stands behind it."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 class Redaction:
     """Takes secrets, and whatever looks like a bot's token, out of a text."""
 

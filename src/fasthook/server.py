@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from fasthook import descriptors
+from fasthook import descriptors, logs
 from fasthook.asgi import Hook
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
@@ -279,6 +279,7 @@ def announce(settings: Settings, listeners: Listeners, ops: Listeners, bots: Bot
         lines.append(f"  ops     {name_of('http', ops.sockets[0])}")
     if not bots and not settings.secret and not settings.token:
         lines.append(f"  try it  {_curl(settings, where)}")
+    logs.flush()
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 

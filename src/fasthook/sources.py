@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Collection, Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 
 class Sources:
@@ -34,6 +34,14 @@ def imported() -> list[str]:
     foreign = _foreign()
     found = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return [file for file in found if file and _is_bots(file, foreign)]
+
+
+def innermost(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the bot's own code, from this one outwards; None where there is none."""
+    foreign = _foreign()
+    while frame and not (Path(frame.f_code.co_filename).is_file() and _is_bots(frame.f_code.co_filename, foreign)):
+        frame = frame.f_back
+    return frame
 
 
 def compile_anew() -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -23,9 +24,9 @@ else:
 log = logging.getLogger("fasthook.state")
 
 _RING_SIZES = struct.Struct("<8xqq")  # behind the magic word: capacity, limit
-
-
 _QUEUE = "queue"  # the file that names it
+_TO_SIGN = 1.0  # seconds that who takes a lock may need to write its number
+_LOOK = 0.01  # seconds between looks for that
 
 
 class StateError(Exception):
@@ -49,14 +50,23 @@ class Lock:
     def __init__(self, path: Path, what: str) -> None:
         self._file = path.open("a+b")
         if not _lock(self._file):
-            self._file.seek(0)
-            owner = self._file.read(32).decode("ascii", "replace").strip()
+            owner = self._owner()
             self._file.close()
             number = int(owner) if owner.isdecimal() else 0
             raise InUseError(f"{what} is in use by process {owner or 'unknown'}; stop it", number)
         self._file.truncate(0)
         self._file.write(b"%d\n" % os.getpid())
         self._file.flush()
+
+    def _owner(self) -> str:
+        """The number in it; who has just taken the lock gets a moment to write it there."""
+        end = time.monotonic() + _TO_SIGN
+        while True:
+            self._file.seek(0)
+            owner = self._file.read(32).decode("ascii", "replace").strip()
+            if owner or time.monotonic() >= end:
+                return owner
+            time.sleep(_LOOK)
 
     def close(self) -> None:
         """Give it up. The file stays: to remove it would let two owners in."""

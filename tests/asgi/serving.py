@@ -49,7 +49,7 @@ async def by_uvicorn(app: Any, *, http: str, root_path: str = "", **options: Any
             yield listener.getsockname()
         finally:
             server.should_exit = True
-            await serving
+            await asyncio.wait_for(serving, PATIENCE)  # it would wait for a connection that stays, without an end
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +69,7 @@ async def by_hypercorn(app: Any, *, root_path: str = "", **_: Any) -> AsyncItera
         yield address
     finally:
         stop.set()
-        await serving
+        await asyncio.wait_for(serving, PATIENCE)
 
 
 SERVERS: dict[str, Serve] = {

@@ -56,13 +56,15 @@ def test_served_by_granian(tmp_path: Path, prefix: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not re.match("FASTHOOK_|BOT_TOKEN|GRANIAN_", k)}
     if prefix:
         command += ["--url-path-prefix", prefix]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, start_new_session=True)
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
     try:
-        assert process.stdout
-        assert any("Started worker-1" in line for line in process.stdout)
+        until = time.monotonic() + PATIENCE
+        while "Started worker-1" not in (said := (tmp_path / "output").read_text()):
+            assert process.poll() is None, said
+            assert time.monotonic() < until, said
+            time.sleep(0.01)
         requests: list[tuple[str, str, Any, int]] = [
             ("POST", f"{prefix}/webhook", samples.update(1), 200),
             ("POST", f"{prefix}/webhook", samples.update(1), 200),
@@ -87,6 +89,4 @@ def test_served_by_granian(tmp_path: Path, prefix: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its worker may outlive it
         process.wait()
-        assert process.stdout
-        process.stdout.close()
     assert (tmp_path / "log").read_text() == "opened\n1 the database\n2 the database\nclosed\n"

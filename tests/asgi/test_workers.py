@@ -6,7 +6,6 @@ import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from e2e.process import reserved_port
 from fasthook.testing import samples
 
 PATIENCE = 30.0
@@ -56,18 +56,17 @@ def served(directory: Path, port: int, *options: str, **env: str) -> Iterator[Ou
     (directory / "bot.py").write_text(SOURCE)
     command = [sys.executable, "-m", "uvicorn", "bot:hook", "--port", str(port), "--lifespan", "on", *options]
     with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(command, cwd=directory, env=os.environ | env, stderr=output, stdout=output)
+        process = subprocess.Popen(
+            command, cwd=directory, env=os.environ | env, stderr=output, stdout=output, start_new_session=True
+        )
     try:
         yield Output(directory / "output", process)
-    finally:
         process.send_signal(signal.SIGINT)
         process.wait(PATIENCE)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # and its processes
+            process.wait()
 
 
 def post(port: int, update_id: int) -> int:
@@ -78,8 +77,9 @@ def post(port: int, update_id: int) -> int:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    port = free_port()
-    with served(tmp_path, port, "--workers", "2") as output:
+    # a process that does not answer uvicorn's ping in time is replaced, and its successor says the same again
+    options = ["--workers", "2", "--timeout-worker-healthcheck", "30"]
+    with reserved_port() as port, served(tmp_path, port, *options) as output:
         output.until("Application startup complete", 2)
         assert [post(port, n) for n in range(20)] == [200] * 20
         [said] = output.find(
@@ -93,10 +93,10 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_for_one_process(tmp_path: Path) -> None:
-    with served(tmp_path, free_port(), QUEUE="journal:waiting") as first:
+    with reserved_port() as port, served(tmp_path, port, QUEUE="journal:waiting") as first:
         first.until("Application startup complete")
         (tmp_path / "output").rename(tmp_path / "first")
-        with served(tmp_path, free_port(), QUEUE="journal:waiting") as second:
+        with reserved_port() as other, served(tmp_path, other, QUEUE="journal:waiting") as second:
             second.until(
                 rf"the queue journal:waiting is in use by process {first.process.pid}: a journal is for one process; "
                 "serve with fasthook run, or with one process, or set queue to memory:$"

@@ -196,5 +196,5 @@ def admit(gate, raw=b'{"update_id":1}'):
 def test_misuse_does_not_crash(case: str) -> None:
     """In a process of its own: an exception is well, and so is an answer; a signal is not."""
     attempt = f"{PRELUDE}\ntry:\n    {MISUSE[case]}\nexcept AssertionError:\n    raise\nexcept Exception:\n    pass\n"
-    child = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
+    child = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False, timeout=120)
     assert (child.returncode, child.stderr) == (0, "")

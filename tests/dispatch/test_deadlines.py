@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
+
 from dispatch.recorded import Recorded, Run, turns
 from fasthook import Update
 from fasthook.dispatch import HandlerTimeout
@@ -53,14 +55,33 @@ def test_a_handler_that_always_hangs_becomes_a_dead_letter(run: Run) -> None:
     run(main())
 
 
-def test_the_deadline_is_each_handlers_own(run: Run) -> None:
+class Clock:
+    """A clock that handlers set, where `Handling` has one: however slow the machine is, they take what they say."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def started(self, update: Update, since: float, now: float) -> None:
+        pass
+
+    def ended(self, update: Update, began: float, outcome: int) -> float:
+        return self.now
+
+
+def test_the_deadline_is_each_handlers_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates of one chat that take long together are not late."""
+    clock = Clock()
+    monkeypatch.setattr("fasthook.dispatch.monotonic", clock)
 
     async def handler(update: Update) -> None:
-        await asyncio.sleep(0.02)
+        clock.now += 0.15
+        await asyncio.sleep(0.02)  # in which the dispatcher looks who is late
 
     async def main() -> None:
-        recorded = Recorded(handler, timeout=0.2, retries=0)
+        recorded = Recorded(handler, timeout=0.2, retries=0, handling=clock)
         recorded.submit(*(update(n) for n in range(20)))
         await recorded.until_settled(20)
         assert not recorded.buried

@@ -143,6 +143,7 @@ def test_whoever_cancels_all_tasks_stops_no_dispatcher(run: Run) -> None:
 
         recorded = Recorded(nothing)
         recorded.submit(update(1))
+        cancel_all()  # a runner that has not begun
         await recorded.until_settled(1)
         cancel_all()  # a runner that is idle
         await turns(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,15 +21,14 @@ def bot(tmp_path: Path) -> Bot:
 @pytest.fixture
 def start(bot: Bot) -> Iterator[Callable[..., Server]]:
     """Start `fasthook run` for the bot; what still runs at the end is killed."""
-    servers: list[Server] = []
+    with contextlib.ExitStack() as servers:
 
-    def started(*options: str, target: str = "bot:handler", env: dict[str, str] | None = None) -> Server:
-        servers.append(Server(bot.directory, target, "--port", "0", *options, env=env))
-        return servers[-1]
+        def started(*options: str, target: str = "bot:handler", env: dict[str, str] | None = None) -> Server:
+            server = Server(bot.directory, target, "--port", "0", *options, env=env)
+            servers.callback(server.kill)
+            return server
 
-    yield started
-    for server in servers:
-        server.kill()
+        yield started
 
 
 @pytest.fixture(params=["compiled", "asgi"])

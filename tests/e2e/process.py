@@ -138,11 +138,15 @@ class Server:
         return [found for line in list(self.lines) if (found := re.search(pattern, line))]
 
     def until(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """Wait for so many lines on standard error that match; the last of them."""
+        """Wait for so many lines on standard error that match, for PATIENCE each; the last of them."""
+        matches: list[re.Match[str]] = []
         with self._changed:
-            found = self._changed.wait_for(lambda: len(self.find(pattern)) >= count or self._ended, PATIENCE)
-            matches = self.find(pattern)
-        assert found and len(matches) >= count, "\n".join([f"no line matches {pattern!r} in:", *self.lines])  # noqa: PT018
+            while len(matches) < count:
+                come = len(matches) + 1
+                self._changed.wait_for(lambda: len(self.find(pattern)) >= come or self._ended, PATIENCE)  # noqa: B023
+                matches = self.find(pattern)
+                lines = [f"{len(matches)} of {count} lines match {pattern!r} in:", *self.lines]
+                assert len(matches) >= come, "\n".join(lines)
         return matches[count - 1]
 
     def signal(self, number: int) -> None:
@@ -160,9 +164,13 @@ class Server:
         return self.wait()
 
     def kill(self) -> None:
+        """End it at once, and wait for the end of its workers, which see that it is gone."""
         self.process.kill()
-        self.process.wait()
-        self._reader.join()
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        if self._reader.is_alive():
+            lines = ["others have its standard error:", *_writers_of(self.process), "it said:", *self.lines]
+            raise AssertionError("\n".join(lines))
         assert self.process.stderr
         self.process.stderr.close()
 
@@ -205,6 +213,19 @@ class Polling(Server):
     banner = r"fasthook polls https?://\S+ for bot \d+"
 
 
+def _writers_of(process: subprocess.Popen[str]) -> list[str]:
+    """The processes that hold the standard error of one that has ended, where /proc tells; they are killed."""
+    assert process.stderr
+    pipe, found = os.fstat(process.stderr.fileno()), []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if place.name != str(os.getpid()) and os.path.samestat(pipe, (place / "fd" / "2").stat()):
+                status = re.sub(r"\s+", " ", (place / "status").read_text())[:100]
+                found.append(f"{place.name}: {(place / 'cmdline').read_bytes().decode(errors='replace')!r} {status}")
+                os.kill(int(place.name), signal.SIGKILL)
+    return found
+
+
 def free_port() -> int:
     """A port that nobody has, for who must name one before it is listened on."""
     with socket.create_server(("127.0.0.1", 0)) as one:
@@ -214,11 +235,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """The same, and nobody else gets it meanwhile: it is bound, which another that has SO_REUSEADDR may be as well."""
+    """The same, and nobody else gets it meanwhile: on Linux it is bound, to which one more that listens may be bound
+    where both have SO_REUSEADDR."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
+        if sys.platform != "linux":
+            one.close()
         yield port
 
 

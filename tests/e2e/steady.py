@@ -55,8 +55,9 @@ class Steady:
     async def until_acknowledged(self, more: int) -> None:
         """Wait for so many acknowledgements from now on."""
         wanted = self.count + more
-        while self.count < wanted:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(PATIENCE):
+            while self.count < wanted:
+                await asyncio.sleep(0.001)
 
     @property
     def count(self) -> int:

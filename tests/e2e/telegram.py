@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from e2e.process import SECRET
+from e2e.process import PATIENCE, SECRET
 
 HEAD = (
     "POST /webhook HTTP/1.1\r\nHost: localhost\r\nX-Telegram-Bot-Api-Secret-Token: {}\r\n"
@@ -25,7 +25,18 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: bytes) -> int:
-        """Post an update: the status. OSError, EOFError: there was none."""
+        """Post an update: the status. OSError, EOFError: there was none. AssertionError: nor was there an end."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                head = await self._ask(body)
+        except TimeoutError:
+            raise AssertionError(f"no answer in {PATIENCE:g} s") from None
+        if b"\r\nconnection: close\r\n" in head:
+            self.close()
+        return int(head.split()[1])
+
+    async def _ask(self, body: bytes) -> bytes:
+        """Post an update: the head of the answer."""
         reader, writer = self._streams = self._streams or await asyncio.open_connection(*self._where())
         try:
             writer.write(HEAD.format(SECRET, len(body)).encode() + body)
@@ -35,9 +46,7 @@ class Connection:
         except (OSError, EOFError):
             self.close()
             raise
-        if b"\r\nconnection: close\r\n" in head:
-            self.close()
-        return int(head.split()[1])
+        return head
 
     def close(self) -> None:
         if self._streams:

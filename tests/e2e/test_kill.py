@@ -16,7 +16,8 @@ from e2e.process import PATIENCE, SECRET, Server
 from e2e.telegram import Connection
 from fasthook.testing import samples
 
-SECONDS = 110.0  # for all kills, at most
+SECONDS = 110.0  # for all kills, at most, where the machine is not too slow for the fewest
+LONGEST = 180.0  # seconds for those
 KILLS = 220
 # Which options, the share of the kills and of the seconds, and how many kills a slow machine must come to: workers take
 # a second to start.
@@ -91,7 +92,9 @@ def read(file: Path) -> list[Handled]:
     return [Handled(int(pid), int(chat), int(update_id), float(at)) for pid, chat, update_id, at in lines]
 
 
-async def killed_often(directory: Path, options: list[str], share: float, kills: dict[int, float]) -> Sender:
+async def killed_often(
+    directory: Path, options: list[str], share: float, fewest: int, kills: dict[int, float]
+) -> Sender:
     """`kills`: the process and the moment of each."""
     chosen = random.Random()
     sender = Sender(await asyncio.to_thread(served, directory, options))
@@ -100,7 +103,7 @@ async def killed_often(directory: Path, options: list[str], share: float, kills:
         async with asyncio.TaskGroup() as group:
             for chat in range(1, CHATS + 1):
                 group.create_task(sender.chat(chat))
-            while len(kills) < KILLS * share and time.monotonic() < end:
+            while len(kills) < fewest or (len(kills) < KILLS * share and time.monotonic() < end):
                 sender.up.set()
                 await asyncio.sleep(chosen.choice([0.02, 0.3]) * chosen.random())  # the random moment
                 kills[sender.server.process.pid] = time.time()
@@ -120,11 +123,10 @@ def test_kill_9_at_random_moments(tmp_path: Path, options: str) -> None:
     (tmp_path / "bot.py").write_text(SOURCE)
     kills: dict[int, float] = {}
     share, fewest = PARTS[options]
-    run = killed_often(tmp_path, options.split(), share, kills)
-    sender = asyncio.run(asyncio.wait_for(run, SECONDS * share + PATIENCE))
+    run = killed_often(tmp_path, options.split(), share, fewest, kills)
+    sender = asyncio.run(asyncio.wait_for(run, LONGEST + PATIENCE))
     handled = read(tmp_path / "handled")
 
-    assert len(kills) >= fewest
     assert len(sender.acknowledged) >= 100 * share
     assert sender.acknowledged == {one.update_id for one in handled}
 

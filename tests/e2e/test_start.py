@@ -14,8 +14,9 @@ import pytest
 import trustme
 
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, SECRET, Server, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, SECRET, Polling, Server, environment, fasthook
 from fasthook.settings import secret_of
+from fasthook.testing.running import Telegram
 
 TOKEN = "123456789:AAF-abc_DEF"
 
@@ -121,6 +122,32 @@ def test_with_a_secret(start: Callable[..., Server]) -> None:
     server.until(r"^  secret  as it was set$")
     assert server.stop() == 0
     assert not server.find(SECRET)
+
+
+LOGS = """
+import logging
+import time
+
+[lines] = logging.getLogger().handlers
+write = lines._stream.write
+lines._stream.write = lambda text: (time.sleep(0.3), write(text))
+logging.getLogger("bot").warning("the bot is imported")
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "poll"])
+def test_what_was_logged_before_stands_before(bot: Bot, telegram: Telegram, command: str) -> None:
+    """However long it takes to be written: what is told last is that it serves."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(LOGS)
+    if command == "run":
+        server = Server(bot.directory, "bot:handler", "--port", "0")
+    else:
+        server = Polling(bot.directory, "bot:handler", "--token", telegram.token, "--api-url", telegram.url)
+    try:
+        assert server.find("the bot is imported$")
+    finally:
+        server.kill()
 
 
 def test_a_free_port_is_told(start: Callable[..., Server]) -> None:

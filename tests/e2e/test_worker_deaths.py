@@ -268,6 +268,7 @@ def test_a_bot_that_crashes_whatever_it_is_given_stops_the_server(start: Start, 
     server = start("--secret", SECRET, "--workers", "2", target="bot:dies")
     for n in range(20):
         assert server.post(samples.update(n, chat_id=1, text="crash")).status == 200
+    server.until("is a dead letter after 3 attempts: crashed the worker", 10)
     assert server.wait() == 1
     server.until(
         r"30 workers in a row died of what they were given \(the last: SIGABRT\): mend the handler; .fasthook dead"
@@ -326,6 +327,7 @@ def test_long_handlers_run_beside_each_other_after_two_deaths(start: Start, bot:
     for runs in (5, 10, 15):
         asyncio.run(until(lambda runs=runs: (bot.directory / "handled").read_text().count("begun") == runs))  # type: ignore[misc]
         if runs < 15:
+            server.until("is ready$", runs // 5)
             os.kill(worker_pids(server)[-1], signal.SIGKILL)
     assert server.post(samples.update(5, chat_id=5)).status == 200
     asyncio.run(until(lambda: (bot.directory / "handled").read_text().count("begun") == 16))
@@ -481,14 +483,15 @@ def test_a_dead_worker_whose_child_holds_its_socket(start: Start, bot: Bot) -> N
     forked = born()
     assert len(forked) == 2
     try:
-        for pid in worker_pids(server):
+        pids = worker_pids(server)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        for pid in worker_pids(server):
+        for pid in pids:
             asyncio.run(until(lambda pid=pid: not Path(f"/proc/{pid}").exists()))  # type: ignore[misc]
         for n in range(1, 4):
             assert server.post(samples.update(n, chat_id=n)).status == 200
         asyncio.run(until(lambda: len(bot.handled) == 3))
-        assert len(server.find("died: SIGKILL .*; it had nothing in hand$")) == 2
+        server.until("died: SIGKILL .*; it had nothing in hand$", 2)
         asyncio.run(until(lambda: not any(map(is_alive, forked))))
         assert server.stop() == 0
     finally:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import SECRET, Server, answer, fasthook
+from e2e.process import PATIENCE, SECRET, Server, answer, fasthook
 from e2e.steady import children, until, worker_pids
 from fasthook.testing import samples
 from ops.scrape import Ops
@@ -32,7 +32,10 @@ def test_no_room_for_a_process(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--workers", "2", "--queue", "memory:", "--ops", "127.0.0.1:0")
     ops = Ops.of(server)
     pid = server.process.pid
-    with closing(server.connect()) as telegram, closing(http.client.HTTPConnection(*ops.address, timeout=5)) as asking:
+    with (
+        closing(server.connect()) as telegram,
+        closing(http.client.HTTPConnection(*ops.address, timeout=PATIENCE)) as asking,
+    ):
         assert server.post(samples.update(1), telegram).status == 200
         assert ask(asking, "/readyz") == {"ready": True, "reasons": []}
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -110,11 +113,16 @@ def test_a_reload_leaves_no_worker_too_many(start: Start, bot: Bot) -> None:
     (bot.directory / "bot.py").write_text(good)
     server.signal(signal.SIGHUP)
     server.until("reloaded: workers")
-    end = time.monotonic() + 3.0  # the fifth try would be 1.6 s after the fourth
+
+    def new() -> list[int]:
+        return [pid for pid in children(server) if pid not in worker_pids(server)[:2]]
+
+    wait_until(lambda: len(new()) == 2)  # a try that was under way when the new ones took over ends with them
+    end = time.monotonic() + 3.0  # the fifth would be 1.6 s after the fourth
     while time.monotonic() < end:
-        assert len([pid for pid in children(server) if pid not in worker_pids(server)[:2]]) <= 2
+        assert len(new()) <= 2
         time.sleep(0.02)
-    assert len(children(server)) == 2
+    wait_until(lambda: len(children(server)) == 2)
     assert server.stop() == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from e2e.bot import Bot
@@ -49,6 +49,7 @@ def until(true: Callable[[], bool]) -> None:
     deadline = monotonic() + PATIENCE
     while not true():
         assert monotonic() < deadline
+        sleep(0.005)  # whoever it waits for may be a thread of this process
 
 
 def say(server: Server, update_id: int, text: str = "", chat: int = 1, kind: str = "message") -> None:

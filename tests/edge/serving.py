@@ -256,7 +256,8 @@ class Process:
         finally:
             self._reader.join(PATIENCE)
             assert self.process.stdout is not None
-            self.process.stdout.close()
+            if not self._reader.is_alive():  # else this would wait for it
+                self.process.stdout.close()
         return code
 
 

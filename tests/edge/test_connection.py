@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,11 +31,10 @@ def counter(served: Served, name: str) -> int:
 
 def wait_for_count(served: Served, name: str, value: int) -> None:
     """Let the server's loop run until a counter stands at this."""
-    for _ in range(2000):
-        if counter(served, name) == value:
-            return
+    end = time.monotonic() + PATIENCE
+    while (stands := counter(served, name)) != value:
+        assert time.monotonic() < end, f"{name} stands at {stands}, not {value}"
         served.settle()
-    raise AssertionError(f"{name} stands at {counter(served, name)}, not {value}")
 
 
 class Held:
@@ -233,11 +233,11 @@ def test_gone_behind_a_whole_request(served: Served) -> None:
     before = counter(served, "received_bytes")
     with connected(served) as peer:
         peer.send(request)
-        for _ in range(2000):  # what is on its way when a reset comes, the kernel may throw away
-            if counter(served, "received_bytes") >= before + len(request):
-                break
+        end = time.monotonic() + PATIENCE
+        while counter(served, "received_bytes") < before + len(request):
+            assert time.monotonic() < end
             served.settle()
-        peer.reset()
+        peer.reset()  # what is on its way when that comes, the kernel may throw away
     assert served.seen.wait_for(update_id) == numbered(BODY, update_id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -99,9 +100,17 @@ def test_a_connection_that_has_just_come_may_ask(
         used.send(one())
         assert used.read().status == 200
         served.settle()
+
+        async def ask() -> None:
+            """As soon as the stop has begun: there is a second for it."""
+            while not hasattr(served.server.server_state, "fasthook_ends"):
+                await asyncio.sleep(0)
+            fresh.socket.sendall(numbered(post(), update_id))
+
+        asking = asyncio.run_coroutine_threadsafe(ask(), served.loop)
         served.ask_to_stop()
-        assert used.rest() == b""  # the stop has begun
-        fresh.send(numbered(post(), update_id))
+        assert used.rest() == b""
+        asking.result(PATIENCE)
         answer = fresh.read()
         assert (answer.status, answer.closes) == (200, True)
         assert fresh.rest() == b""

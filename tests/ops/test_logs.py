@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -151,6 +152,8 @@ def test_lines_of_several_processes_are_whole(start: Callable[..., Server], bot:
     with ThreadPoolExecutor(8) as pool:
         bodies = [samples.update(number, chat_id=number, text=f"{number} {TEXT}") for number in range(60)]
         assert {answer.status for answer in pool.map(lambda body: ask(server, body), bodies)} == {200}
+    server.until(r" of \*\*\*: x", 60)  # the end of a process does not wait long for its log to be read
+    server.until(r" is a dead letter after ", 60)
     assert server.stop() == 0
     said = server.lines
     for private in (TOKEN, SECRET, TEXT):
@@ -215,14 +218,13 @@ def test_nobody_reads_standard_error(bot: Bot) -> None:
     )
     try:
         os.close(write)
-        banner = b""
-        while b"queue" not in banner:
-            banner += os.read(read, 65536)
+        read_until(read, b"queue")
         server = Server.__new__(Server)
         server.uds, server.directory, server.path = "hook.sock", bot.directory, "/webhook"
         for update_id in range(1, 200):  # each leaves a traceback or a line
             body = samples.update(update_id, chat_id=update_id, text="raise")
             connection = server.connect()
+            connection.sock.settimeout(PATIENCE)
             for _ in range(10):
                 assert server.ask("POST", "/webhook", body, RIGHT, connection).status == 200
             connection.close()
@@ -232,6 +234,16 @@ def test_nobody_reads_standard_error(bot: Bot) -> None:
         process.kill()
         process.wait()
         os.close(read)
+
+
+def read_until(pipe: int, words: bytes) -> None:
+    """Read from a pipe until these have come."""
+    said = b""
+    while words not in said:
+        assert select.select([pipe], [], [], PATIENCE)[0], said
+        data = os.read(pipe, 65536)
+        assert data, said  # the process has ended
+        said += data
 
 
 # ---------------------------------------------------------------- the parts
@@ -253,7 +265,8 @@ class Stream:
 
 
 @pytest.fixture
-def logger() -> Iterator[Callable[..., tuple[logging.Logger, Lines, Stream]]]:
+def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[logging.Logger, Lines, Stream]]]:
+    monkeypatch.setattr("fasthook.logs._PATIENCE", PATIENCE)  # the writer's thread may have to wait for its turn
     made: list[tuple[logging.Logger, Lines]] = []
 
     def build(formatter: logging.Formatter, **options: Any) -> tuple[logging.Logger, Lines, Stream]:
@@ -345,8 +358,17 @@ def test_a_wrong_call_of_a_logger_is_told_without_its_arguments(
 
 def test_what_cannot_be_written_is_counted(logger: Make) -> None:
     log, lines, stream = logger(TextLines(), often=None)
-    stopped = threading.Event()
-    plain, stream.write = stream.write, lambda text: (stopped.wait(PATIENCE), plain(text))[1]  # type: ignore[method-assign]
+    begun, stopped = threading.Event(), threading.Event()
+    plain = stream.write
+
+    def stuck(text: str) -> int:
+        begun.set()
+        stopped.wait(PATIENCE)
+        return plain(text)
+
+    stream.write = stuck  # type: ignore[method-assign]
+    log.info("the first")
+    assert begun.wait(PATIENCE)  # else the writer might take all of the others at once
     for _ in range(50):
         log.info("x" * 100_000)
     log.info("the last")
@@ -357,6 +379,7 @@ def test_what_cannot_be_written_is_counted(logger: Make) -> None:
     written = len([line for line in stream.lines if line.endswith("x")])
     assert 40 <= written < 50
     assert "the last" not in stream.text
+    assert stream.lines[0].endswith("the first")
     assert re.search(f"ERROR +fasthook: {51 - written} lines of the log are lost", stream.text)
 
 

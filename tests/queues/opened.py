@@ -19,7 +19,7 @@ from fasthook.queues.journal import Journal, JournalQueue
 from fasthook.queues.store import unpack_update
 from fasthook.testing import samples
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 100.0  # seconds: a slow machine starts a process for each journal that is opened
 BOT = 123456789
 Run = Callable[[Coroutine[Any, Any, None]], None]
 

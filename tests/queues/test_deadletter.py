@@ -20,7 +20,7 @@ from fasthook.queues import Delivery
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import Store, StoreError
-from queues.opened import made
+from queues.opened import PATIENCE, made
 
 letters = st.builds(
     DeadLetter,
@@ -35,7 +35,7 @@ letters = st.builds(
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def letter(raw: bytes = b"{}", error: BaseException | None = None) -> DeadLetter:

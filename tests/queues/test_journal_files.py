@@ -474,6 +474,45 @@ def test_what_was_put_aside_while_the_disk_stays_bad(run: Run, journal: Path, co
     run(main())
 
 
+def test_the_list_of_what_was_put_aside_cannot_be_removed(
+    run: Run, journal: Path, commits: Commits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Commits go on, one of them removes it in the end; a start that finds it goes no further without."""
+
+    async def main() -> None:
+        one = await opened(journal)
+        await one.put(1, 2, 3, 4)
+        commits.errors = [lmdb.DiskError(NO_SPACE)] * 2
+        one.settle(1)
+        assert await one.put(5) == [FULL]
+        await one.close()
+        commits.errors = []
+        bad = OSError(errno.EIO, "Input/output error")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: failing(bad))
+            with pytest.raises(QueueError, match=r"cannot be opened: Input/output error; set --queue to "):
+                await opened(journal)
+            (journal / "settled").write_text("[1,false,0.0,null]\n")
+            full = lmdb.DiskError(NO_SPACE)
+            with pytest.MonkeyPatch.context() as worse:
+                worse.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: None)
+                worse.setattr("fasthook.queues.tables.Journal._take_out_rows", lambda *arguments: failing(full))
+                one = await opened(journal)
+            one.settle(2)
+            assert await one.put(6) == [SAFE]
+            one.settle(3)
+            assert await one.put(7) == [SAFE]
+        [first, *_] = [line for line in caplog.messages if line.endswith("cannot be removed: Input/output error")]
+        assert first.startswith(f"{journal / 'settled'}, a list of what was handled and is taken out now, ")
+        one.settle(4)
+        assert await one.put(8) == [SAFE]
+        await one.close()
+        assert waiting(journal) == [6, 7, 8]
+
+    run(main())
+    assert not (journal / "settled").exists()
+
+
 def failing(error: Exception) -> None:
     raise error
 
@@ -556,6 +595,60 @@ def test_after_a_failed_sync_nothing_is_accepted_until_it_is_opened_anew(
         assert one.queue.trouble is None
         assert one.ids == []
         assert await one.put(1, 2) == [KNOWN, SAFE]
+        await one.close()
+
+    run(main())
+
+
+# ---------------------------------------------------------------- damage that is seen at the end
+
+
+def unreadable(*arguments: object) -> None:
+    raise lmdb.CorruptedError("a page that isn't there")
+
+
+def test_damage_seen_by_the_last_commits_ends_a_stop(
+    run: Run, journal: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More was handled than goes into the commit after which it is seen: the rest is told to the next start."""
+
+    async def main() -> None:
+        one = await opened(journal, window=10, share=5)
+        await one.put(*range(100), chat=1)
+        await one.put(*range(100, 200), chat=2)
+        commits.errors = [lmdb.DiskError(NO_SPACE)]
+        assert await one.put(500) == [FULL]
+        handled = one.ids
+        one.settle(*handled)
+        with monkeypatch.context() as bad:
+            bad.setattr("fasthook.queues.journal._DONE", 3)
+            bad.setattr(Journal, "get", unreadable)  # what waits for its turn
+            await one.close()
+        one = await opened(journal)
+        assert one.ids == [n for n in range(200) if n not in handled]
+        await one.close()
+
+    run(main())
+
+
+def test_damage_seen_during_a_commit_refuses_what_is_to_be_handled_again(
+    run: Run, journal: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        one = await opened(journal, window=10, share=5, keep=60.0)
+        await one.put(*range(20), chat=1)
+        commits.before = hold = Hold()
+        first = asyncio.ensure_future(one.put(500, chat=2))
+        await hold.reached()
+        replay = asyncio.ensure_future(one.queue.requeue([1]))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as bad:
+            bad.setattr(Journal, "get", unreadable)
+            one.settle(*one.ids)
+            hold.go()
+            assert await first == [SAFE]
+            with pytest.raises(QueueError, match="is damaged behind number "):
+                await replay
         await one.close()
 
     run(main())

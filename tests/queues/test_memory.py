@@ -19,6 +19,7 @@ from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.store import Store, pack_update, unpack_update
 from fasthook.settings import load
 from fasthook.testing import samples
+from queues.opened import PATIENCE
 from updates import of, update
 
 
@@ -27,7 +28,7 @@ def nobody(_: Update, outcome: Outcome) -> None:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 async def opened(directory: Path, settled: tuple[int, ...] = ()) -> tuple[MemoryQueue, list[Delivery]]:

@@ -13,10 +13,11 @@ import pytest
 
 from fasthook.queues.deadletter import DeadLetter, DeadLetters
 from fasthook.queues.store import Store
+from queues.opened import PATIENCE
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
+    return asyncio.run(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def letter(number: int, age: float = 0.0) -> DeadLetter:

@@ -19,6 +19,7 @@ from fasthook.queues.selection import Selection
 from fasthook.settings import load
 from fasthook.state import Lock
 from fasthook.testing import samples
+from queues.opened import PATIENCE
 
 COUNT = 500
 ALL = {"selection": Selection().packed(), "count_only": False}
@@ -73,7 +74,7 @@ def test_two_retries_at_once_give_each_letter_once(tmp_path: Path) -> None:
         assert sorted(got) == list(range(COUNT))
         letters.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 @pytest.mark.parametrize("queue", ["memory:", "journal:waiting"])

@@ -46,12 +46,10 @@ def test_the_map_grows_under_small_commits(journal: Path, batch: int) -> None:
     async def main() -> None:
         one = await opened(journal, window=100)
         count = 0
-        while one.queue.used < 15 * MIB:
-            assert await put_small(one, count, 900) == {SAFE}
-            count += 900
-        while one.queue.used < 17 * MIB:
-            assert await put_small(one, count, batch) == {SAFE}
-            count += batch
+        for size, until in ((900, 13 * MIB), (100, 15.3 * MIB), (batch, 16.3 * MIB)):  # the map has 16 MiB at first
+            while one.queue.used < until:
+                assert await put_small(one, count, size) == {SAFE}
+                count += size
         assert one.queue.trouble is None
         assert await one.close() == count
         assert waiting(journal) == list(range(count))
@@ -66,6 +64,9 @@ def test_full_and_room_again_under_small_commits(journal: Path, batch: int, roun
         one = await opened(journal, window=100_000, limit=2 * MIB, remember=100)
         count = 0
         for _ in range(rounds):
+            while one.queue.used < 1.7 * MIB:
+                assert await put_small(one, count, 90) == {SAFE}
+                count += 90
             while await put_small(one, count, batch) == {SAFE}:
                 count += batch
             assert one.queue.trouble is not None

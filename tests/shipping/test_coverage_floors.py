@@ -35,7 +35,7 @@ def floors(folder: Path, **counted: int) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     environment["PYTHON"] = sys.executable
     return subprocess.run(
-        ["bash", str(FLOORS)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["bash", str(FLOORS)], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
 
 

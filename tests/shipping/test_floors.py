@@ -26,7 +26,7 @@ def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     # In a worker of pytest-xdist, pytest-benchmark measures nothing.
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        [*command, str(folder), *options], cwd=ROOT, env=alone, capture_output=True, text=True, check=False, timeout=60
+        [*command, str(folder), *options], cwd=ROOT, env=alone, capture_output=True, text=True, check=False, timeout=120
     )
 
 

@@ -16,6 +16,7 @@ LINE = "    c = telegram_order(c, found)\n"
 SPIN = "    cdef volatile int spin = 0\n"
 LOOP = "    while spin < 40:\n        spin += 1\n"
 WORDS = "    # nothing else changes\n"
+PATIENCE = 360.0  # seconds: it compiles two builds and lets valgrind count
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def git(repository: Path, *arguments: str) -> None:
     who = ("-c", "user.name=guard", "-c", "user.email=guard@example.org", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", "-C", str(repository), *who, *arguments], check=True, capture_output=True)
+    subprocess.run(["git", "-C", str(repository), *who, *arguments], check=True, capture_output=True, timeout=120)
 
 
 def commit(repository: Path, subject: str, *first: str) -> None:
@@ -67,7 +68,9 @@ def commit(repository: Path, subject: str, *first: str) -> None:
 def guard(repository: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.instructions", "--only", "scan", *options]
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GIT_DIR")}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
 
 
 def test_five_percent_more_is_red(repository: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def keep(folder: Path) -> subprocess.CompletedProcess[str]:
     """The command, with what was written into the folder."""
     options = [f"--{part}={folder / part}.json" for part in PARTS]
     command = [sys.executable, "-m", "bench.history", "--store", str(folder / "store"), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_one_measurement_is_one_record_however_often_it_is_kept(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_stamp_is_of_the_commit_and_says_whether_the_tree_is_as_committed(
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=stamp", "-c", "user.email=stamp@example.org", "-c", "commit.gpgsign=false")
         command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
 
     monkeypatch.setattr(bench.stamp, "ROOT", tmp_path)
     git("init", "--quiet")

@@ -48,7 +48,7 @@ def commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=guard", "-c", "user.email=guard@example.org", "-c", "commit.gpgsign=false")
         command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
 
     def made() -> str:
         git("commit", "--quiet", "--allow-empty", "-m", "A commit")

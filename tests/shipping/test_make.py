@@ -22,7 +22,7 @@ def test_fuzz_runs_both_targets_and_fails_if_one_does(tmp_path: Path, failing: s
     )
     python.chmod(0o755)
     command = ["make", "fuzz", "--old-file", "build", f"BIN={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     asked = (tmp_path / "asked").read_text()
     assert all(f"fuzz/{target}.py" in asked for target in ("fuzz_edge", "fuzz_scan"))
     assert (done.returncode == 0) == (not failing), done.stderr

@@ -25,7 +25,9 @@ def faults(path: Path) -> list[str]:
     """What the check says without the tools, which want real libraries."""
     ask = "from release.check import faults; print(*faults(Path(sys.argv[1])), sep='\\n')"
     code = f"import sys; from pathlib import Path; {ask}"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
     return done.stdout.strip().splitlines()
 
 
@@ -88,7 +90,12 @@ def test_a_tag_that_nobody_promised_is_told(tmp_path: Path, name: str) -> None:
 def test_the_command_fails_with_a_line(tmp_path: Path) -> None:
     path = wheel(tmp_path, GOOD | {"fasthook/_core.c": b""})
     done = subprocess.run(
-        [sys.executable, "-m", "release.check", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "release.check", str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 1
     assert done.stdout == f"{path.name}: fasthook/_core.c is a source\n"

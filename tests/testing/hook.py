@@ -88,8 +88,8 @@ class Hook:
         self._server.close()
         if self.held is not None:
             self.held.set()
-        await self._server.wait_closed()
         self.close_connections()
+        await self._server.wait_closed()  # and for its connections, from Python 3.12 on
         await self.until(lambda hook: hook.closed == hook.connected)
 
     async def until(self, condition: Callable[[Hook], bool]) -> None:

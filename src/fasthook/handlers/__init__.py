@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fasthook.handlers.importing import watched
 from fasthook.update import Update
 from fasthook.wording import one_line
 
@@ -185,7 +186,8 @@ def _import(name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        with watched(name):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise TargetError(f"there is no module {error.name!r} here or on the Python path") from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
+from fasthook.queues import QueueError
 from fasthook.queues.store import pack_update
 from fasthook.queues.tables import ID, NUMBER, Journal
 from fasthook.update import Update
@@ -30,6 +31,11 @@ class Requeue:
     wanted: Sequence[int | Update]
     moved: asyncio.Future[int]
     count: int = 0
+
+    def refuse(self, why: str) -> None:
+        """They are not: whoever waits gets a QueueError."""
+        if not self.moved.done():
+            self.moved.set_exception(QueueError(why))
 
 
 @dataclass(slots=True)

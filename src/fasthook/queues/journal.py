@@ -245,7 +245,7 @@ class JournalQueue:
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
-            if self._failing or self._broken or self._damaged:
+            if self._gives_up:
                 raise QueueError(self.trouble or f"the journal {self._directory} cannot be written")
 
     # ------------------------------------------------------------ group commit
@@ -354,10 +354,8 @@ class JournalQueue:
             batch.why = why
             batch.refused += batch.new
             batch.new = []
-            for part in batch.requeue:
-                if not part.moved.done():
-                    part.moved.set_exception(QueueError(why))
-            batch.requeue = []
+            while batch.requeue:
+                batch.requeue.pop().refuse(why)
         elif len(batch.done) > 1:
             half = len(batch.done) // 2
             self._done.put_back(batch.done[half:])
@@ -371,19 +369,16 @@ class JournalQueue:
         """A commit has ended: acknowledge what it made safe, and begin the next."""
         ends, self._commit_ends = self._commit_ends, None
         self._committing = []
+        if ends is not None:
+            ends.set_result(None)  # first: who waits for it goes on whatever follows
         if error is not None:
             self._failed(batch, error)
-            if ends is not None:
-                ends.set_result(None)
             return
-        if ends is not None:
-            ends.set_result(None)
         self._failing = False
         if self._aside:
             self._aside -= len(batch.done)
             if self._aside <= 0:
-                self._aside = 0
-                self._journal.forget_aside()
+                self._aside = int(not self._journal.forgot_aside())
         if batch.refused and not self._damaged:
             self._in_trouble(batch.why or self._too_full)
         elif self.trouble and batch.roomy and not self._damaged and (batch.kept or self._journal.no_room is None):
@@ -393,9 +388,11 @@ class JournalQueue:
         self._window.gone.difference_update([done[0] for done in batch.done])
         self._number = batch.last
         self.depth += len(batch.again) + len(batch.kept)
-        if self._damaged:
-            batch.refused += self._new  # damage was seen while this commit was under way: there is no other
+        if self._damaged:  # that was seen while this commit was under way: there is no other
+            batch.refused += self._new
             self._new.clear()
+            while self._requeue:
+                self._requeue.pop().refuse(self.trouble or "")
         if self._new or self._requeue or batch.rest:
             self._commit_soon(0.0)
         elif self._done.rows or self._tried:
@@ -443,8 +440,7 @@ class JournalQueue:
         for update in refused:
             self._answered(update, Outcome.FULL)
         for part in batch.requeue + self._requeue:
-            if not part.moved.done():
-                part.moved.set_exception(QueueError(trouble))
+            part.refuse(trouble)
         self._requeue = []
         if (self._done.rows or self._tried) and not self._damaged:
             self._commit_soon(_AGAIN)
@@ -554,28 +550,18 @@ class JournalQueue:
     # ------------------------------------------------------------ the end
 
     async def abandon(self) -> None:
-        if self._scanning:
-            self._scanning.cancel()
-        if self._timer:
-            self._timer.cancel()
-        if self._writer:
-            self._writer.close()
+        self._end()
         if self._opened:
             self._journal.close()
 
     async def close(self, left: Iterable[Delivery], replies: Sequence[Reply] = ()) -> int:
         """What was not settled stays where it is, on disk; so does what was returned."""
-        self._failing = self._broken or self._damaged  # else one more try
-        while self._commit_ends is not None or ((self._done.rows or self._tried) and not self._failing):
+        self._failing = False  # one more try
+        while self._commit_ends is not None or ((self._done.rows or self._tried) and not self._gives_up):
             self._commit_soon(0.0)
             if self._commit_ends is not None:
                 await asyncio.shield(self._commit_ends)
-        if self._timer:
-            self._timer.cancel()
-        if self._scanning:
-            self._scanning.cancel()
-        if self._writer:
-            self._writer.close()
+        self._end()
         if self._damaged:
             self._journal.suspect(done[0] for done in self._done.rows)
         try:
@@ -584,6 +570,18 @@ class JournalQueue:
         finally:
             self._journal.close()
         return self.depth
+
+    def _end(self) -> None:
+        for handle in (self._timer, self._scanning):
+            if handle:
+                handle.cancel()
+        if self._writer:
+            self._writer.close()
+
+    @property
+    def _gives_up(self) -> bool:
+        """Nothing more is written: it failed, or damage was seen, perhaps by the commit that ended just now."""
+        return self._failing or self._broken or self._damaged
 
     def _put_aside(self) -> None:
         """What was handled cannot be taken out: the next start is told not to handle it again. QueueError."""

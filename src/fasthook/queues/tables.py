@@ -68,6 +68,7 @@ class Journal:
         self.limit = limit
         self.no_room: OSError | None = None  # why the file could not be made longer
         self._allocated = 0  # bytes that it has
+        self.env: Any = None
         self.settled: list[Settled] = []  # what was put aside at the last stop, and still cannot be taken out
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,8 +80,10 @@ class Journal:
         try:
             self._open()
             self.settled = self._take_out_settled()
-        except BaseException:
-            self._lock.close()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise QueueError(_cannot(directory, error)) from None
             raise
 
     # ------------------------------------------------------------ opening
@@ -186,10 +189,20 @@ class Journal:
         return path
 
     def forget_aside(self) -> None:
-        """What was put aside is taken out now."""
-        self.settled = []
+        """What was put aside is taken out now. OSError: its list stays."""
         (self.directory / _SETTLED).unlink(missing_ok=True)
         _sync_directory(self.directory)
+        self.settled = []
+
+    def forgot_aside(self) -> bool:
+        """The same in service, where it may fail: a later commit tries again, or the next start."""
+        try:
+            self.forget_aside()
+        except OSError as error:
+            log.error("%s, a list of what was handled and is taken out now, cannot be removed: %s",
+                      self.directory / _SETTLED, words(error))  # fmt: skip
+            return False
+        return True
 
     def _take_out_settled(self) -> list[Settled]:
         path = self.directory / _SETTLED
@@ -225,7 +238,8 @@ class Journal:
         return len(rows)
 
     def close(self) -> None:
-        self.env.close()
+        if self.env:
+            self.env.close()
         self._lock.close()
 
     # ------------------------------------------------------------ reading

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from fasthook import logs
 from fasthook._core import CODES, Route, Verdict
 from fasthook.asgi import Hook
 from fasthook.listeners import Listeners, name_of
@@ -263,6 +264,7 @@ def _announce(settings: Settings, ops: Listeners) -> None:
         told = {"api": settings.api_url, "queue": settings.queue} | ({"ops": where} if where else {})
         log.info("%s", line, extra={"server": told, "bot": settings.bot_id})
     else:
+        logs.flush()
         print("\n".join([line, *([f"  ops     {where}"] if where else [])]), file=sys.stderr, flush=True)
     if ops.trouble:
         log.warning("%s", ops.trouble)

@@ -150,13 +150,13 @@ async def _disconnected(receive: Receive) -> None:
 
 async def _parameters(request: Request) -> Parameters:
     found = Parameters(parameters.query(request.url.query))
-    body = b""
+    body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > _LARGEST:
             raise Refused(413, "Request Entity Too Large")
     try:
-        more = parameters.read(request.headers.get("content-type", ""), body)
+        more = parameters.read(request.headers.get("content-type", ""), bytes(body))
     except ValueError as error:
         raise Refused(400, f"Bad Request: can't parse the body: {error}") from None
     found.values.update(more.values)
