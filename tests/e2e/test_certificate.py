@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import PATIENCE, Ended, Server, fasthook, free_port
+from e2e.process import PATIENCE, Ended, Server, fasthook, reserved_port
 from e2e.tools import until
 from fasthook.testing import TOKEN, Rules
 from fasthook.testing.running import Telegram
@@ -22,10 +22,16 @@ Start = Callable[..., Server]
 @pytest.fixture
 def cloud() -> Iterator[tuple[Telegram, int]]:
     """A Telegram that takes what the cloud takes, and reaches bot.example.org:8443 at a port of this machine."""
-    port = free_port()
-    telegram = Telegram(rules=Rules(local=False, connect_to={("bot.example.org", 8443): ("127.0.0.1", port)}))
-    yield telegram, port
-    telegram.stop()
+    with reserved_port() as port:
+        telegram = Telegram(rules=Rules(local=False, connect_to={("bot.example.org", 8443): ("127.0.0.1", port)}))
+        yield telegram, port
+        telegram.stop()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as one:
+        yield one
 
 
 def made(bot: Bot, host: str) -> None:
@@ -81,22 +87,22 @@ def test_the_whole_way(start: Start, bot: Bot, cloud: tuple[Telegram, int]) -> N
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_an_address_of_a_server_of_ones_own(start: Start, bot: Bot, telegram: Telegram, host: str) -> None:
+def test_an_address_of_a_server_of_ones_own(start: Start, bot: Bot, telegram: Telegram, host: str, port: int) -> None:
     made(bot, host)
-    port = free_port()
     server = served(start, telegram, f"https://{host}:{port}", port)
     hears(telegram, "hello")
     assert server.stop() == 0
 
 
 @pytest.mark.parametrize("given", ["none", "another"])
-def test_a_certificate_that_telegram_was_not_given(start: Start, bot: Bot, telegram: Telegram, given: str) -> None:
+def test_a_certificate_that_telegram_was_not_given(
+    start: Start, bot: Bot, telegram: Telegram, given: str, port: int
+) -> None:
     """Telegram doesn't trust it, and `info` says what to do; when that is done the update comes."""
     made(bot, "localhost")
     for file in bot.directory.glob("localhost.*"):
         shutil.move(file, file.with_stem("server"))
     made(bot, "localhost")
-    port = free_port()
     url = f"https://localhost:{port}"
     tls = ["--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key"]
     server = served(start, telegram, url, port, *tls, *(["--certificate", "localhost.pem"] * (given == "another")))

@@ -11,7 +11,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.libraries import SOURCES, aiogram
-from e2e.process import LONG, PATIENCE, Polling, Server, fasthook, free_port
+from e2e.process import LONG, PATIENCE, Polling, Server, fasthook, reserved_port
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
 from fasthook.testing.running import Conversation, Telegram
@@ -41,9 +41,10 @@ class Running:
         if way.command == "poll":
             self.server: Server = Polling(directory, *arguments)
             return
-        public = f"http://127.0.0.1:{free_port()}"
-        self.url = f"{public}/webhook"
-        self.server = Server(directory, *arguments, "--port", public.rpartition(":")[2], "--public-url", public)
+        with reserved_port() as port:
+            public = f"http://127.0.0.1:{port}"
+            self.url = f"{public}/webhook"
+            self.server = Server(directory, *arguments, "--port", str(port), "--public-url", public)
         try:
             self.server.until("the webhook is registered")
         except BaseException:

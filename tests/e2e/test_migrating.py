@@ -13,7 +13,7 @@ import pytest
 
 from e2e.bot import Bot
 from e2e.libraries import aiogram
-from e2e.process import PATIENCE, Polling, Server, environment, free_port, killed_in_the_end
+from e2e.process import PATIENCE, Polling, Server, environment, killed_in_the_end, reserved_port
 from fasthook.settings import secret_of
 from fasthook.testing import TOKEN
 from fasthook.testing.running import Telegram
@@ -53,10 +53,10 @@ def hears_its_echo(telegram: Telegram) -> None:
 def test_after_the_change(bot: Bot, telegram: Telegram, page: str, command: str) -> None:
     write(bot, page)
     options = [commands(page)[command], "--api-url", telegram.url]
-    if command == "run":
-        public = f"http://127.0.0.1:{free_port()}"
-        options += ["--public-url", public, "--port", public.rpartition(":")[2]]
-    server = (Server if command == "run" else Polling)(bot.directory, *options)
+    with reserved_port() as port:
+        if command == "run":
+            options += ["--public-url", f"http://127.0.0.1:{port}", "--port", str(port)]
+        server = (Server if command == "run" else Polling)(bot.directory, *options)
     try:
         hears_its_echo(telegram)
         assert server.stop() == 0

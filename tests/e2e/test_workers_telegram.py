@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import PATIENCE, Polling, Server, fasthook
+from e2e.process import LONG, PATIENCE, Polling, Server, fasthook
 from e2e.steady import worker_pids
 from e2e.tools import until
 from fasthook.settings import secret_of
@@ -110,7 +110,7 @@ def test_the_replies_of_all_workers_leave_at_the_rate_that_is_set(start: Start, 
     for n in range(6):
         telegram.chat(100 + n).send("say hello")
     until(lambda: len(telegram.calls) >= 4)  # with setWebhook
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert len([call for call in telegram.calls if call.method == "sendMessage"]) == 3
     assert {letter.reason for letter in bot.dead} <= {"reply failed"}
@@ -209,7 +209,7 @@ def test_polling_has_health_and_numbers(poll: Poll, bot: Bot, telegram: Telegram
     ops = Ops.of(server)
     for n in range(200):
         telegram.chat(100 + n % 7).send(str(n))
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     page = ops.until(lambda page: page["fasthook_queue_depth"] == 0)
     assert page.by("fasthook_updates_total", "kind") == {"message": 200}
     assert ops.ask("/healthz").status == 200
@@ -225,7 +225,7 @@ def test_polling_with_workers_drains(poll: Poll, bot: Bot, telegram: Telegram) -
     server = poll("--token", TOKEN, "--workers", "2", "--concurrency", "1", env={"PAUSE": "0.02"})
     for n in range(60):
         telegram.chat(100 + n % 7).send(str(n))
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert len(bot.handled) == 60
     assert not server.find("kept|ERROR")
@@ -237,7 +237,7 @@ def test_polling_with_a_worker_that_dies(poll: Poll, bot: Bot, telegram: Telegra
         telegram.chat(100 + n % 7).send(str(n))
     os.kill(worker_pids(server)[0], signal.SIGKILL)
     server.until("died: SIGKILL")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert server.stop() == 0
     assert len({one.update_id for one in bot.handled}) == 60
 
@@ -265,7 +265,7 @@ def test_two_that_poll_the_same_bot(poll: Poll, bot: Bot, telegram: Telegram) ->
     assert second.stop() == 0
     telegram.chat().send("hello")
     first.until("Telegram answers again")
-    telegram.settled().result()
+    telegram.settled(LONG).result()
     assert first.stop() == 0
     assert len(bot.handled) == 1
 
