@@ -128,6 +128,14 @@ def test_a_list_of_free_pages_that_cannot_be(run: Run, journal: Path) -> None:
     assert survives(run, journal, bytes(image))
 
 
+@pytest.mark.parametrize("table", ["waiting", "replies"])
+def test_a_table_that_is_missing(run: Run, journal: Path, table: str) -> None:
+    """Its name was damaged, for instance: it would be empty, and what is in the file would be written over."""
+    image = filled(run, journal)
+    assert image.count(table.encode()) == 1
+    assert survives(run, journal, image.replace(table.encode(), table[:-1].encode() + b"_"))
+
+
 def test_damage_far_behind_closes_the_door(run: Run, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is before it is handled. The next start finds it, and sets the file aside."""
     monkeypatch.setattr("fasthook.queues.tables._PROBED", 10)

@@ -17,7 +17,14 @@ from pathlib import Path
 
 import lmdb
 
-DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, struct.error)
+DAMAGE = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.BadDbiError,  # a table that is another than it was when it was opened
+    lmdb.IncompatibleError,  # or of another kind
+    struct.error,
+)
 
 _DAMAGED, _NEWER = 9, 8  # exit codes
 _FRAME = struct.Struct("<II")  # lengths of a key and a value

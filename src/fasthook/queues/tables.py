@@ -94,7 +94,7 @@ class Journal:
             self._open_tables()
         except lmdb.VersionMismatchError:
             raise QueueError(_newer(self.directory, "a newer LMDB")) from None
-        except DAMAGE as error:
+        except (*DAMAGE, lmdb.NotFoundError) as error:  # or a table is missing
             self._begin_anew(error)
         except (OSError, lmdb.Error) as error:
             raise QueueError(_cannot(self.directory, error)) from None
@@ -116,19 +116,19 @@ class Journal:
         )
         try:
             self._page = int(self.env.stat()["psize"])
-            found = self.file.stat()
-            self._is = (found.st_dev, found.st_ino)
+            self._is = self.file.stat()
             make_whole(self.env, self.file)
-            self.meta, self.ids, self.done, self.handled, self.replies, self.waiting = (
-                self.env.open_db(name.encode()) for name in _TABLES
-            )
             with self.env.begin(write=True) as txn:
+                self.meta = self.env.open_db(b"meta", txn)
+                is_new = txn.put(b"format", FORMAT, db=self.meta, overwrite=False)
                 version = txn.get(b"format", db=self.meta)
-                if version is None:
-                    txn.put(b"format", FORMAT, db=self.meta)
-                elif version != FORMAT:
+                if version != FORMAT:
                     raise QueueError(_newer(self.directory, f"another fasthook (format {version.decode('latin-1')})"))
+                self.ids, self.done, self.handled, self.replies, self.waiting = (
+                    self.env.open_db(name.encode(), txn, create=is_new) for name in _TABLES[1:]
+                )
             self.counts()
+            self.known_replies(0)
         except BaseException:
             self.env.close()
             raise
@@ -451,7 +451,7 @@ class Journal:
             found = self.file.stat()
         except FileNotFoundError:
             found = None
-        if found is None or (found.st_dev, found.st_ino) != self._is:
+        if found is None or not os.path.samestat(found, self._is):
             raise OSError(errno.ESTALE, "its data.mdb was removed or replaced; put it back, or start the server again")
 
     def grow_ahead(self, more: int) -> None:
