@@ -92,6 +92,15 @@ def test_a_file_that_is_cut_off_is_set_aside(run: Run, journal: Path) -> None:
     assert all(results)
 
 
+def test_a_length_that_cannot_be(run: Run, journal: Path) -> None:
+    """The disk is not filled to give the file what it says that it has."""
+    image = bytearray(filled(run, journal))
+    page = os.sysconf("SC_PAGE_SIZE")
+    for start in (16, 16 + page):
+        struct.pack_into("<Q", image, start + 120, 1 << 24)  # mm_last_pg of a meta page (mdb.c: MDB_meta)
+    assert survives(run, journal, bytes(image))
+
+
 def test_a_page_of_zeros(run: Run, journal: Path) -> None:
     """What a file system may leave of a page after a power cut. The file opens without it, or is set aside."""
     image = filled(run, journal)

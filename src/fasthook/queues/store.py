@@ -29,6 +29,7 @@ _KEY = struct.Struct(">Q")
 _NONE = _KEY.pack(0)
 _LAST = _NONE  # the key of the last number that was given; records begin at 1
 _SLACK = 1 << 20
+_CUT_OFF = 1 << 30  # bytes, at most, that a file may be shorter than it says
 _LOCK_BYTES = 8192  # LMDB's table of readers: 64 of them, a cache line each, and a head
 _PAGE = 4096
 _COPIED = 64 << 10  # bytes of pages that a commit copies, to change what is in them
@@ -215,9 +216,14 @@ def is_full(error: BaseException) -> bool:
 
 
 def make_whole(env: lmdb.Environment, file: Path) -> None:
-    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros."""
-    length = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if file.stat().st_size < length and hasattr(os, "posix_fallocate"):
+    """Touching a page behind the end of a file that was cut off is a bus error: make those pages zeros.
+
+    CorruptedError: so much cannot have been cut off, and the disk would be filled for nothing.
+    """
+    length, has = (env.info()["last_pgno"] + 1) * env.stat()["psize"], file.stat().st_size
+    if length - has > _CUT_OFF:
+        raise lmdb.CorruptedError(f"it has {has} bytes and is said to have {length}")
+    if has < length and hasattr(os, "posix_fallocate"):
         with file.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, length)
 
