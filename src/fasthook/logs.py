@@ -67,7 +67,8 @@ def is_set_up() -> bool:
 def flush() -> None:
     """Wait until what was logged is written, not for long: what is printed now stands behind it."""
     for handler in logging.getLogger().handlers:
-        handler.flush()
+        if isinstance(handler, Lines):
+            handler.flush()
 
 
 class Redaction:

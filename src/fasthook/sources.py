@@ -39,7 +39,7 @@ def imported() -> list[str]:
 def innermost(frame: FrameType | None) -> FrameType | None:
     """The innermost frame of the bot's own code, from this one outwards; None where there is none."""
     foreign = _foreign()
-    while frame and not (Path(frame.f_code.co_filename).is_file() and _is_bots(frame.f_code.co_filename, foreign)):
+    while frame and (_version(frame.f_code.co_filename) is None or not _is_bots(frame.f_code.co_filename, foreign)):
         frame = frame.f_back
     return frame
 

@@ -409,3 +409,18 @@ def test_whatever_looks_like_a_token_goes(text: str) -> None:
 @pytest.mark.parametrize("text", ["12:34:56", "2026-01-01T12:00:00", "10.0.0.1:8443", "update 123456789: not sent"])
 def test_other_words_stay(text: str) -> None:
     assert Redaction(["", "abc"])(text + " abc") == text + " abc"
+
+
+def test_a_handler_of_the_bots_is_not_waited_for(bot: Bot) -> None:
+    """Neither its errors nor the time that it takes are the start's."""
+    with (bot.directory / "bot.py").open("a") as file:
+        file.write(
+            "\n\nimport logging\n\nclass Theirs(logging.NullHandler):\n    def flush(self):\n"
+            "        raise OSError('gone')\n\nlogging.getLogger().addHandler(Theirs())\n"
+        )
+    server = Server(bot.directory, "bot:handler", "--port", "0", "--secret", SECRET)
+    try:
+        assert server.ask("POST", server.path, samples.update(1), RIGHT).status == 200
+        assert server.stop() == 0
+    finally:
+        server.kill()

@@ -16,6 +16,7 @@ from fasthook.queues.memory import MemoryQueue
 from fasthook.queues.resting import RestingTools
 from fasthook.queues.running import RunningTools
 from fasthook.queues.selection import Selection
+from fasthook.queues.store import Store
 from fasthook.settings import load
 from fasthook.state import Lock
 from fasthook.testing import samples
@@ -98,3 +99,12 @@ def test_on_files_one_process_retries(tmp_path: Path) -> None:
         finish(tools.ask("dead.retry", ALL))
     other.close()
     assert finish(tools.ask("dead.retry", ALL))["count"] == 1
+
+
+def test_a_spill_that_is_empty_takes_them(tmp_path: Path) -> None:
+    Store(tmp_path / "spill").close()
+    dead(tmp_path, 1)
+    tools = RestingTools(load({"queue": "memory:", "state_dir": tmp_path}, {}))
+    assert finish(tools.ask("dead.retry", ALL))["count"] == 1
+    listed = list(tools.ask("queue.list", {"selection": Selection().packed(), "handled": False, "limit": 0}))
+    assert [row["update_id"] for row in listed] == [1]

@@ -138,7 +138,7 @@ class DeadLetters:
 
     def close(self) -> None:
         self._writer.shutdown()
-        if self._store:
+        if self._store is not None:
             self._store.close()
             self._store = None
 
@@ -152,7 +152,7 @@ class DeadLetters:
         return self._store
 
     def _set_aside(self, error: DamagedError) -> None:
-        if self._store:
+        if self._store is not None:
             self._store.close()
             self._store = None
         aside = set_aside(self._directory)

@@ -60,7 +60,7 @@ class _Spill:
         self._store: Store | None = Store(directory) if directory.exists() else None
 
     def waiting(self, behind: int = 0) -> Iterator[tuple[int, bytes]]:
-        if self._store:
+        if self._store is not None:
             yield from self._store.items(behind)
 
     def handled(self, behind: int = 0) -> Iterator[tuple[int, float, bytes]]:
@@ -68,7 +68,7 @@ class _Spill:
 
     def purge(self, numbers: Iterable[int]) -> int:
         """Their ids stay known, as those of updates that were handled."""
-        if not self._store:
+        if self._store is None:
             return 0
         wanted = list(numbers)
         records = (self._store.get(number) for number in wanted)
@@ -80,7 +80,8 @@ class _Spill:
         return 0
 
     def again(self, updates: Iterable[Update]) -> None:
-        self._store = self._store or Store(self._directory)
+        if self._store is None:
+            self._store = Store(self._directory)
         waiting = (readable(record) for _, record in self._store.items())
         known = {(one.bot_id, one.update_id) for one in waiting if one}
         new = (update for update in updates if (update.bot_id, update.update_id) not in known)
@@ -91,7 +92,7 @@ class _Spill:
         return _size(self._directory)
 
     def close(self) -> None:
-        if self._store:
+        if self._store is not None:
             self._store.close()
 
 
