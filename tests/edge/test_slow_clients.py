@@ -98,10 +98,13 @@ def served_meanwhile(process: Process, count: int = 100) -> None:
 
 
 def check(process: Process, many: Crowd, before: int, allowed: int) -> None:
-    """Others are served, and so much memory at most was taken on top of what there was."""
+    """Others are served, and so much memory at most was taken on top of what there was.
+
+    The interpreter's own is not the clients': its allocator takes a MiB at a time, and gives it back when it likes.
+    """
     served_meanwhile(process)
     grown = process.resident - before
-    assert grown < allowed, f"{grown // MIB} MiB for {len(many.peers)} slow clients"
+    assert grown < allowed + 3 * MIB, f"{grown // MIB} MiB for {len(many.peers)} slow clients"
 
 
 @pytest.fixture(scope="module", autouse=True)
