@@ -21,7 +21,8 @@ NUMBER = 5
 
 
 def done(update):
-    os.write(record, b"%d %d %s %d\\n" % (update.lane[1], update.update_id, update.kind.encode(), update.attempt))
+    line = b"%d %d %s %d" % (update.lane[1], update.update_id, update.kind.encode(), update.attempt)
+    os.write(record, line.ljust(63) + b"\\n")  # a kill cuts a write in two where a page ends: no line has one in it
 
 
 async def handler(update):
