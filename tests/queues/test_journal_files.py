@@ -24,6 +24,7 @@ import pytest
 from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
 from fasthook.queues.probe import check
+from fasthook.queues.settled_file import SettledFile
 from fasthook.queues.tables import NUMBER
 from queues.opened import BOT, FULL, KNOWN, PATIENCE, SAFE, Commits, Hold, Run, on_disk, opened, waiting
 
@@ -531,16 +532,12 @@ def test_the_list_of_what_was_put_aside_cannot_be_removed(
         await one.close()
         commits.errors = []
         bad = OSError(errno.EIO, "Input/output error")
+        full = lmdb.DiskError(NO_SPACE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: failing(bad))
-            with pytest.raises(QueueError, match=r"cannot be opened: Input/output error; set --queue to "):
-                await opened(journal)
-            (journal / "settled").write_text("[1,false,0.0,null]\n")
-            full = lmdb.DiskError(NO_SPACE)
             with pytest.MonkeyPatch.context() as worse:
-                worse.setattr("fasthook.queues.tables._sync_directory", lambda *arguments: None)
                 worse.setattr("fasthook.queues.tables.Journal._take_out_rows", lambda *arguments: failing(full))
                 one = await opened(journal)
+            patch.setattr("fasthook.queues.settled_file.sync_directory", lambda *arguments: failing(bad))
             one.settle(2)
             assert await one.put(6) == [SAFE]
             one.settle(3)
@@ -549,11 +546,16 @@ def test_the_list_of_what_was_put_aside_cannot_be_removed(
         assert first.startswith(f"{journal / 'settled'}, a list of what was handled and is taken out now, ")
         one.settle(4)
         assert await one.put(8) == [SAFE]
+        assert not (journal / "settled").exists()
         await one.close()
         assert waiting(journal) == [6, 7, 8]
+        (journal / "settled").write_text("[1,false,0.0,null]\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fasthook.queues.settled_file.sync_directory", lambda *arguments: failing(bad))
+            with pytest.raises(QueueError, match=r"cannot be opened: Input/output error; set --queue to "):
+                await opened(journal)
 
     run(main())
-    assert not (journal / "settled").exists()
 
 
 def failing(error: Exception) -> None:
@@ -569,7 +571,7 @@ def test_what_was_handled_and_can_be_written_nowhere(
         commits.errors = [lmdb.DiskError(NO_SPACE)] * 2
         one.settle(1, 2)
         assert await one.put(4) == [FULL]
-        monkeypatch.setattr(Journal, "put_aside", lambda *arguments: failing(OSError(errno.ENOSPC, "No space")))
+        monkeypatch.setattr(SettledFile, "write", lambda *arguments: failing(OSError(errno.ENOSPC, "No space")))
         with pytest.raises(QueueError, match=r"^2 updates were handled and cannot be taken out .*: No sp"):
             await one.close()
         assert waiting(journal) == [1, 2, 3]

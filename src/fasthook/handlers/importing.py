@@ -1,4 +1,4 @@
-"""The import of a bot's module, and a line when it takes long."""
+"""The import of a bot's module, and a line when it comes no further."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import linecache
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from fasthook.sources import innermost
 
 log = logging.getLogger("fasthook")
 
-#: Seconds after which a person wonders. With worker processes the first start is given up about then.
+#: Seconds without another module imported: a machine that is busy is slow, but comes further.
 LONG = 10.0
+_LOOKS = 20  # at how many there are, in this time
 
 
 @contextlib.contextmanager
 def watched(name: str) -> Iterator[None]:
-    """Tell where the import of this module is, once, when it takes longer than `LONG`: nothing is served before."""
+    """Tell where the import of this module is, once, when it stands still for `LONG`: nothing is served before."""
     done = threading.Event()
     watch = threading.Thread(
         target=_watch, args=(name, threading.get_ident(), done), name="fasthook-import", daemon=True
@@ -34,17 +36,22 @@ def watched(name: str) -> Iterator[None]:
 
 
 def _watch(name: str, thread: int, done: threading.Event) -> None:
-    if done.wait(LONG):
-        return
+    began = time.monotonic()
+    modules = looks = 0
+    while looks < _LOOKS:
+        if done.wait(LONG / _LOOKS):
+            return
+        looks = looks + 1 if len(sys.modules) == modules else 0
+        modules = len(sys.modules)
     where = ""
     frame = innermost(sys._current_frames().get(thread))
     if frame:
         file, line = frame.f_code.co_filename, frame.f_lineno
         where = f": it is at {Path(file).name}:{line}, {linecache.getline(file, line).strip()!r}"
     log.warning(
-        "the module %r has been importing for %g s, and its bot is not served before that ends%s; "
+        "the module %r has been importing for %.3g s, and its bot is not served before that ends%s; "
         "a call that does not return belongs under if __name__ == '__main__'",
         name,
-        LONG,
+        time.monotonic() - began,
         where,
     )

@@ -378,7 +378,7 @@ class JournalQueue:
         if self._aside:
             self._aside -= len(batch.done)
             if self._aside <= 0:
-                self._aside = int(not self._journal.forgot_aside())
+                self._aside = int(not self._journal.settled_file.removed())
         if batch.refused and not self._damaged:
             self._in_trouble(batch.why or self._too_full)
         elif self.trouble and batch.roomy and not self._damaged and (batch.kept or self._journal.no_room is None):
@@ -587,11 +587,11 @@ class JournalQueue:
         """What was handled cannot be taken out: the next start is told not to handle it again. QueueError."""
         count = len(self._done.rows)
         try:
-            path = self._journal.put_aside((row[0], row[2], row[3], row[4]) for row in self._done.rows)
+            self._journal.settled_file.write((row[0], row[2], row[3], row[4]) for row in self._done.rows)
         except (OSError, ValueError) as error:
             raise QueueError(
                 f"{count} updates were handled and cannot be taken out of the journal {self._directory}: they will be "
                 f"handled again after the next start: {words(error)}"
             ) from None
         log.warning("%d handled updates could not be taken out of the journal: they are in %s, and the next start "
-                    "takes them out", count, path)  # fmt: skip
+                    "takes them out", count, self._journal.settled_file.path)  # fmt: skip

@@ -236,3 +236,14 @@ def set_aside(path: Path) -> Path:
         if not aside.exists():
             return path.rename(aside)
     raise StoreError(f"{path}: damaged, and no free name to set it aside under")
+
+
+def sync_directory(directory: Path) -> None:
+    """A new file survives a power cut only with its name."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

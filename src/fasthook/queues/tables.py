@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import struct
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -20,27 +21,35 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-import orjson
 
 from fasthook.queues import QueueError
 from fasthook.queues.probe import DAMAGE, check, salvage
-from fasthook.queues.store import REPLAYED, make_whole, pack_update, replayed, set_aside, unpack_update, words
+from fasthook.queues.settled_file import Row, SettledFile
+from fasthook.queues.store import (
+    REPLAYED,
+    make_whole,
+    pack_update,
+    replayed,
+    set_aside,
+    sync_directory,
+    unpack_update,
+    words,
+)
 from fasthook.state import Lock, StateError
 from fasthook.update import Update
 
 log = logging.getLogger("fasthook.queue")
 
 Name = tuple[int, int]  # the bot and the update_id
-# of an update that was settled: its number, whether its id is forgotten, when it was handled if it is kept, the reply
-Settled = tuple[int, bool, float | None, bytes | None]
 
 FORMAT = b"2"
 NUMBER = struct.Struct(">Q")
 ID = struct.Struct(">qQ")
 HANDLED = NUMBER.size + ID.size  # bytes of a number and its id, in a row of `done`
 _TOGETHER = 80  # of them in a row: LMDB keeps longer ones on pages of their own
+_DATA = "data.mdb"  # LMDB's name for its file
+_REBUILT = "rebuilt"  # a directory, where a file is made of what can be read of a damaged one
 _SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
-_SETTLED = "settled"  # a file of what was handled and could not be taken out of the other one
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
@@ -64,12 +73,13 @@ class Journal:
 
     def __init__(self, directory: Path, limit: int = 1 << 30) -> None:
         self.directory = directory
-        self.file = directory / "data.mdb"
+        self.file = directory / _DATA
         self.limit = limit
         self.no_room: OSError | None = None  # why the file could not be made longer
         self._allocated = 0  # bytes that it has
         self.env: Any = None
-        self.settled: list[Settled] = []  # what was put aside at the last stop, and still cannot be taken out
+        self.settled_file = SettledFile(directory)
+        self.settled: list[Row] = []  # what it lists, and still cannot be taken out
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = Lock(directory / "owner", f"the journal {directory}")
@@ -90,8 +100,9 @@ class Journal:
 
     def _open(self) -> None:
         try:
+            self._end_rebuilding()
             self._probe()
-            self._open_tables()
+            self._open_tables(self.directory)
         except lmdb.VersionMismatchError:
             raise QueueError(_newer(self.directory, "a newer LMDB")) from None
         except (*DAMAGE, lmdb.NotFoundError) as error:  # or a table is missing
@@ -104,10 +115,11 @@ class Journal:
             raise lmdb.CorruptedError("that was seen while it was in use")
         check(self.file, _TABLES, most=_PROBED)
 
-    def _open_tables(self) -> None:
-        size = self.file.stat().st_size if self.file.exists() else 0
+    def _open_tables(self, directory: Path) -> None:
+        file = directory / _DATA
+        size = file.stat().st_size if file.exists() else 0
         self.env = lmdb.open(
-            str(self.directory),
+            str(directory),
             map_size=max(min(_FIRST_SIZE, self.limit), size),
             max_dbs=len(_TABLES),
             mode=0o600,
@@ -116,8 +128,8 @@ class Journal:
         )
         try:
             self._page = int(self.env.stat()["psize"])
-            self._is = self.file.stat()
-            make_whole(self.env, self.file)
+            self._is = file.stat()
+            make_whole(self.env, file)
             with self.env.begin(write=True) as txn:
                 self.meta = self.env.open_db(b"meta", txn)
                 is_new = txn.put(b"format", FORMAT, db=self.meta, overwrite=False)
@@ -132,24 +144,50 @@ class Journal:
         except BaseException:
             self.env.close()
             raise
-        _sync_directory(self.directory)
+        sync_directory(directory)
 
     def _begin_anew(self, error: BaseException) -> None:
-        aside = set_aside(self.file)
+        """What can be read of the damaged file goes into a new one. That takes its place when all of it is on disk: a
+        start that ends before begins anew.
+        """
         suspect = self.directory / _SUSPECT
-        handled = suspect.read_text().split() if suspect.exists() else []
-        saved = _salvaged(aside, {int(number) for number in handled if number.isdecimal()})
+        handled = suspect.read_text(errors="replace").split() if suspect.exists() else []
+        saved = _salvaged(self.file, {int(number) for number in handled if number.isdecimal()})
+        rebuilt = self.directory / _REBUILT
         try:
-            self._open_tables()
+            rebuilt.mkdir(mode=0o700)
+            self._open_tables(rebuilt)
             self._take_in(saved)
+            self.env.close()
+            aside = set_aside(self.file)
+            sync_directory(self.directory)
+            log.error(
+                "the journal %s is damaged (%s): its %d bytes are kept as %s; %d waiting updates could be read, and "
+                "are in the new one",
+                self.directory, error, aside.stat().st_size, aside, len(saved[0]),
+            )  # fmt: skip
+            self._put_in_place()
+            self._open_tables(self.directory)
         except (OSError, lmdb.Error) as failure:
             raise QueueError(_cannot(self.directory, failure)) from None
-        suspect.unlink(missing_ok=True)
-        log.error(
-            "the journal %s is damaged (%s): its %d bytes are kept as %s; %d waiting updates could be read, and are in "
-            "the new one",
-            self.directory, error, aside.stat().st_size, aside, len(saved[0]),
-        )  # fmt: skip
+
+    def _put_in_place(self) -> None:
+        (self.directory / _SUSPECT).unlink(missing_ok=True)
+        (self.directory / _REBUILT / _DATA).rename(self.file)
+        (self.directory / _REBUILT).rmdir()
+        sync_directory(self.directory)
+
+    def _end_rebuilding(self) -> None:
+        """A start that ended while it rebuilt a damaged file has left what it had, all of it if the file is gone."""
+        rebuilt = self.directory / _REBUILT
+        if not rebuilt.exists():
+            return
+        if (rebuilt / _DATA).exists() and not self.file.exists():
+            self._put_in_place()
+            log.error("the journal %s was damaged: what could be read of it is in the new one; it is kept beside that",
+                      self.directory)  # fmt: skip
+        else:
+            shutil.rmtree(rebuilt)
 
     def _take_in(self, saved: tuple[dict[int, bytes], dict[int, bytes]]) -> None:
         waiting, done = saved
@@ -169,59 +207,27 @@ class Journal:
 
     def suspect(self, handled: Iterable[int] = ()) -> None:
         """Damage was seen: the next opening sets the file aside, and leaves out these."""
+        path = self.directory / _SUSPECT
         with contextlib.suppress(OSError):
-            (self.directory / _SUSPECT).write_text(" ".join(map(str, handled)))
+            whole = path.with_suffix(".new")
+            whole.write_text(" ".join(map(str, handled)))
+            whole.replace(path)
 
     # ------------------------------------------------------------ settled, and not written
 
-    def put_aside(self, rows: Iterable[Settled]) -> Path:
-        """Keep in another file what was settled and cannot be taken out of this one. That file's name. OSError."""
-        path = self.directory / _SETTLED
-        new = path.with_suffix(".new")
-        with new.open("wb") as file:
-            for number, forget, handled_at, reply in rows:
-                words = None if reply is None else reply.decode()
-                file.write(orjson.dumps([number, forget, handled_at, words], option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        _sync_directory(self.directory)
-        return path
-
-    def forget_aside(self) -> None:
-        """What was put aside is taken out now. OSError: its list stays."""
-        (self.directory / _SETTLED).unlink(missing_ok=True)
-        _sync_directory(self.directory)
-        self.settled = []
-
-    def forgot_aside(self) -> bool:
-        """The same in service, where it may fail: a later commit tries again, or the next start."""
-        try:
-            self.forget_aside()
-        except OSError as error:
-            log.error("%s, a list of what was handled and is taken out now, cannot be removed: %s",
-                      self.directory / _SETTLED, words(error))  # fmt: skip
-            return False
-        return True
-
-    def _take_out_settled(self) -> list[Settled]:
-        path = self.directory / _SETTLED
-        if not path.exists():
+    def _take_out_settled(self) -> list[Row]:
+        """What the last stop could not take out is. Returned: what cannot be now, either."""
+        if not self.settled_file.path.exists():
             return []
-        try:
-            rows = [_settled(line) for line in path.read_bytes().splitlines()]
-        except ValueError as error:
-            log.error("what was handled before the last stop cannot be read (%s): it is kept as %s", error,
-                      set_aside(path))  # fmt: skip
-            return []
+        rows = self.settled_file.read()
         try:
             self._in_slices(rows, self._take_out_rows, beyond=True)
         except QueueError:
             return rows
-        self.forget_aside()
+        self.settled_file.remove()
         return []
 
-    def _take_out_rows(self, txn: Any, rows: list[Settled]) -> int:
+    def _take_out_rows(self, txn: Any, rows: list[Row]) -> int:
         known = []
         for number, forget, handled_at, reply in rows:
             record = txn.get(NUMBER.pack(number), db=self.waiting)
@@ -543,14 +549,6 @@ class Journal:
                 raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
 
 
-def _settled(line: bytes) -> Settled:
-    try:
-        number, forget, handled_at, reply = orjson.loads(line)
-        return int(number), bool(forget), handled_at, None if reply is None else reply.encode()
-    except (TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from None
-
-
 def _slices(rows: list[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(rows), _SLICE):
         yield rows[start : start + _SLICE]
@@ -579,17 +577,6 @@ def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int
         if len(row) % HANDLED == 0 and keys and keys == sorted(set(keys)) and keys[-1] == key:
             done.update((NUMBER.unpack_from(part)[0], part[NUMBER.size :]) for part in parts)
     return waiting, done
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new file survives a power cut only with its name."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot(directory: Path, error: BaseException) -> str:
