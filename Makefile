@@ -5,6 +5,8 @@ BIN := .venv/bin
 PROCESSES ?= 3
 # after so many seconds a test that hangs fails, with the stacks of its threads; the longest takes less than half of it
 TEST_TIMEOUT ?= 400
+# more of pytest's options
+TEST_OPTIONS ?=
 SOURCES := setup.py $(wildcard src/fasthook/*.pyx src/fasthook/*.pxd src/fasthook/*.h)
 
 .DEFAULT_GOAL := help
@@ -22,7 +24,7 @@ demo: build ## a conversation with examples/echo.py, without a token, and a curl
 	$(BIN)/python -m examples.demo
 
 test: build ## run all tests
-	$(BIN)/python -m pytest -n $(PROCESSES) --maxschedchunk 2 --timeout $(TEST_TIMEOUT)
+	$(BIN)/python -m pytest -n $(PROCESSES) --maxschedchunk 2 --timeout $(TEST_TIMEOUT) $(TEST_OPTIONS)
 
 build: .venv/built ## make the environment and build the compiled modules in place
 
