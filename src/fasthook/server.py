@@ -38,6 +38,7 @@ _TO_ASK = 1.0  # seconds that a connection which has just come has to ask, when 
 _TURNS = 3  # of the loop, after which a connection that was accepted is known, and what had come on it has been read
 _LOOK = 0.01  # seconds between two looks whether they have
 _GRACE = 5  # seconds of the drain for requests that are still coming in
+_AT_ONCE: Any = 0.01  # seconds, where it is none: with 0 uvicorn does not look whether there is anything to wait for
 
 
 class ServerError(Exception):
@@ -236,7 +237,7 @@ def _config(hook: Hook) -> uvicorn.Config:
         proxy_headers=False,
         limit_concurrency=descriptors.room(settings.max_connections).served + 1 if settings.http == "asgi" else None,
         timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=grace if settings.ack == "handled" else min(_GRACE, grace),
+        timeout_graceful_shutdown=(grace if settings.ack == "handled" else min(_GRACE, grace)) or _AT_ONCE,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )

@@ -55,6 +55,14 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(start: Start, bot: Bot)
     assert bot.by_chat == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7, 9]}
 
 
+def test_a_stop_without_time_says_only_what_was_left(start: Start, bot: Bot) -> None:
+    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
+    say(server, 1, "")
+    assert server.stop() == 0
+    assert len(server.find("updates are not handled yet")) == 1
+    assert not server.find("ERROR|task")
+
+
 def test_two_signals_at_the_same_instant(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--drain-timeout", "1h", env={"HELD": "1"})
     say(server, 1, "")
