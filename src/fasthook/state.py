@@ -14,6 +14,7 @@ from typing import IO
 
 from fasthook._core import DedupRing
 from fasthook.ops.blocks import Blocks, Layout, reserve
+from fasthook.queues import rebuilding
 from fasthook.queues.store import set_aside
 
 if sys.platform == "win32":
@@ -207,14 +208,7 @@ def noted_queue(path: Path) -> str | None:
 def is_gone(queue: str) -> bool:
     """Whether a queue is a journal that is not there. One that nobody may look into is: who opens it says so."""
     kind, _, place = queue.partition(":")
-    try:
-        if kind == "journal":
-            (Path(place) / "data.mdb").stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+    return kind == "journal" and rebuilding.is_gone(Path(place))
 
 
 def _resolved(queue: str) -> str:

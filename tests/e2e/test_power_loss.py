@@ -21,7 +21,7 @@ from e2e.faults import Disk, Step
 from e2e.process import SECRET, Server
 from fasthook.queues.journal import Journal
 from fasthook.queues.probe import check
-from fasthook.queues.tables import HANDLED, ID, NUMBER
+from fasthook.queues.rows import HANDLED, ID, NUMBER
 from fasthook.testing import samples
 
 SECTOR = 512

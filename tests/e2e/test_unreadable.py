@@ -9,8 +9,9 @@ import pytest
 from e2e.bot import Bot
 from e2e.process import SECRET, Server
 from e2e.tools import refused, rows, say, tool
+from fasthook.queues.rows import NUMBER
 from fasthook.queues.store import Store
-from fasthook.queues.tables import NUMBER, Journal
+from fasthook.queues.tables import Journal
 
 Start = Callable[..., Server]
 HELD = {"HELD": "1"}

@@ -24,8 +24,8 @@ import pytest
 from fasthook.queues import QueueError
 from fasthook.queues.journal import Journal
 from fasthook.queues.probe import check
+from fasthook.queues.rows import NUMBER
 from fasthook.queues.settled_file import SettledFile
-from fasthook.queues.tables import NUMBER
 from queues.opened import BOT, FULL, KNOWN, PATIENCE, SAFE, Commits, Hold, Run, on_disk, opened, waiting
 
 # ---------------------------------------------------------------- damaged, foreign and forbidden files

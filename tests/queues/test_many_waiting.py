@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fasthook.queues.rows import ID, NUMBER
 from fasthook.queues.store import pack_update
-from fasthook.queues.tables import ID, NUMBER, Journal
+from fasthook.queues.tables import Journal
 from queues.opened import BOT, SAFE, Run, made, opened
 
 COUNT = 100_000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fasthook.queues import QueueError
+from fasthook.queues import QueueError, probe
+from fasthook.queues.rebuilding import is_gone
+from fasthook.queues.settled_file import SettledFile
 from fasthook.queues.store import unpack_update
 from fasthook.queues.tables import Journal
 from queues.opened import PATIENCE, opened
@@ -76,31 +80,147 @@ def waiting(directory: Path, limit: int = 1 << 30) -> list[int]:
         journal.close()
 
 
+def started(directory: Path, steps: int) -> tuple[int, list[str]]:
+    """Open it in a process that is killed after so many steps: its exit code, and what it said."""
+    command = [sys.executable, "-c", KILLED, str(directory), str(steps)]
+    ended = subprocess.run(command, timeout=PATIENCE, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+    return ended.returncode, ended.stderr.splitlines()
+
+
+def check_all_there(directory: Path, image: bytes) -> None:
+    assert waiting(directory) == REST
+    kept = {path.read_bytes()[: len(image)] for path in directory.glob("data.mdb.damaged-*")}
+    assert kept == {image}
+    assert {path.name for path in directory.iterdir() if "damaged" not in path.name} == {"data.mdb", "owner"}
+
+
 def test_killed_at_each_step(damaged: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The next start has all of it, tells where the damaged file is, and leaves nothing half-made."""
     image = (damaged / "data.mdb").read_bytes()
-    directory = tmp_path / "journal"
-    code, steps = -signal.SIGKILL, 0
+    directory, halfway = tmp_path / "journal", tmp_path / "halfway"
+    code, steps, without_name = -signal.SIGKILL, 0, 0
     while code:
         shutil.copytree(damaged, directory)
-        command = [sys.executable, "-c", KILLED, str(directory), str(steps)]
-        ended = subprocess.run(command, timeout=PATIENCE, stderr=subprocess.PIPE, text=True, check=False)
-        code, said = ended.returncode, ended.stderr.splitlines()
-        assert code in (0, -signal.SIGKILL)
+        code, said = started(directory, steps)
+        if not (directory / "data.mdb").exists():
+            without_name += 1
+            assert not is_gone(directory)
+            shutil.copytree(directory, halfway)
         caplog.clear()
-        assert waiting(directory) == REST, steps
+        check_all_there(directory, image)
         said += [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert 1 <= len(said) <= 2, (steps, said)
-        kept = {path.read_bytes()[: len(image)] for path in directory.glob("data.mdb.damaged-*")}
-        assert kept == {image}, steps
-        assert {path.name for path in directory.iterdir() if "damaged" not in path.name} == {"data.mdb", "owner"}
         shutil.rmtree(directory)
+        if halfway.exists():
+            kill_again(halfway, directory, image)
+            shutil.rmtree(halfway)
         steps += 1
     assert steps > 10
+    assert without_name > 0
 
 
-def test_a_limit_that_is_too_small_for_it(damaged: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(QueueError, match=r"is full: set a larger --journal-max"):
-            waiting(damaged, 100_000)
+def kill_again(halfway: Path, directory: Path, image: bytes) -> None:
+    """Kill the start that finds this, at each of its steps."""
+    code, steps = -signal.SIGKILL, 0
+    while code:
+        shutil.copytree(halfway, directory)
+        code, _ = started(directory, steps)
+        check_all_there(directory, image)
+        shutil.rmtree(directory)
+        steps += 1
+
+
+def test_who_reads_the_damaged_file_is_ended(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what ends all processes of a service, or for want of memory: what it read until then is not all there is."""
+    run = probe._run
+
+    def ended(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        whole = run(*arguments)
+        if arguments[0] == "check":
+            return whole
+        return subprocess.CompletedProcess(whole.args, -signal.SIGTERM, whole.stdout[: len(whole.stdout) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "_run", ended)
+        with pytest.raises(QueueError, match=r"is damaged .* who read it was ended by SIGTERM; nothing of it is lost"):
+            waiting(damaged)
+    assert not list(damaged.glob("*damaged-*"))
     assert waiting(damaged) == REST
+
+
+def test_no_room_for_a_new_file(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = (damaged / "data.mdb").read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", full, raising=False)
+        with pytest.raises(QueueError, match=r"new one: No space left on device; nothing of it is lost: start again"):
+            waiting(damaged)
+    assert {path.name for path in damaged.iterdir()} == {"data.mdb", "owner", "suspect"}
+    assert (damaged / "data.mdb").read_bytes() == image
+    assert waiting(damaged) == REST
+
+
+@pytest.mark.parametrize("limit", [100_000, 6_500_000])
+def test_a_limit_does_not_keep_out_what_was_acknowledged(damaged: Path, limit: int) -> None:
+    assert waiting(damaged, limit) == REST
+    assert (damaged / "data.mdb").stat().st_size < 1.3 * sum(path.stat().st_size for path in damaged.glob("*damaged-*"))
+
+
+def test_another_file_in_its_place(damaged: Path) -> None:
+    """A person took the damaged one away: what was said of it is not said of the next."""
+    (damaged / "data.mdb").rename(damaged / "away")
+    assert waiting(damaged) == []
+
+    async def main() -> None:
+        one = await opened(damaged)
+        await one.put(*range(10))
+        await one.close()
+
+    asyncio.run(main())
+    assert waiting(damaged) == list(range(10))
+    assert not list(damaged.glob("*damaged-*"))
+
+
+def test_a_copy_in_its_place(damaged: Path) -> None:
+    """It may be of another time: none of its numbers is left out."""
+    image = (damaged / "data.mdb").read_bytes()
+    (damaged / "data.mdb").unlink()
+    (damaged / "data.mdb").write_bytes(image)
+    assert waiting(damaged) == list(range(COUNT))
+
+
+def test_a_list_of_what_was_handled_that_is_cut_off(damaged: Path, tmp_path: Path) -> None:
+    """Half of a number is another number."""
+    for length in range(0, (damaged / "suspect").stat().st_size, 20):
+        directory = tmp_path / f"cut-{length}"
+        shutil.copytree(damaged, directory)
+        os.truncate(directory / "suspect", length)
+        assert waiting(directory) == list(range(COUNT))
+
+
+def test_what_was_handled_is_behind_the_damage(tmp_path: Path) -> None:
+    """Far behind what a start reads of a long queue: the list of what is to be taken out leads there."""
+    directory, count = tmp_path / "long", 12_000
+
+    async def main() -> None:
+        one = await opened(directory, window=2 * count)
+        for first in range(0, count, 1000):
+            await one.put(*range(first, first + 1000))
+        await one.close()
+
+    asyncio.run(main())
+    image = bytearray((directory / "data.mdb").read_bytes())
+    record = image.index(b'"text":"%d"' % (count - 100))
+    start = record // 4096 * 4096
+    image[start : start + 4096] = os.urandom(4096)
+    (directory / "data.mdb").write_bytes(image)
+    SettledFile(directory).write([(count - 100, False, None, None), (5, False, None, None)])
+    left = waiting(directory)
+    assert len(left) > count - 200
+    assert 4 not in left  # number 5
+    assert list(directory.glob("data.mdb.damaged-*"))
+    assert not (directory / "settled").exists()

@@ -15,8 +15,9 @@ from fasthook.sources import innermost
 
 log = logging.getLogger("fasthook")
 
-#: Seconds without another module imported: a machine that is busy is slow, but comes further.
-LONG = 10.0
+#: Seconds without another module imported: a machine that is busy is slow, but comes further. After 10 a worker's first
+#: start may be given up.
+LONG = 8.0
 _LOOKS = 20  # at how many there are, in this time
 
 

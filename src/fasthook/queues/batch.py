@@ -10,8 +10,9 @@ from itertools import compress
 from typing import Any
 
 from fasthook.queues import QueueError
+from fasthook.queues.rows import ID, NUMBER
 from fasthook.queues.store import pack_update
-from fasthook.queues.tables import ID, NUMBER, Journal
+from fasthook.queues.tables import Journal
 from fasthook.update import Update
 
 BATCH = 1000  # updates in one commit

@@ -34,10 +34,11 @@ from fasthook.queues import (
 )
 from fasthook.queues.batch import BATCH, ROW, Batch, Done, Requeue, Writing
 from fasthook.queues.probe import DAMAGE
+from fasthook.queues.rows import ID
 from fasthook.queues.settled import Settled
 from fasthook.queues.shared_window import SharedWindow
 from fasthook.queues.store import is_full, may_be_sync, pack_update, received_at, replayed, unpack_update, words
-from fasthook.queues.tables import ID, Journal
+from fasthook.queues.tables import Journal
 from fasthook.queues.window import Window
 from fasthook.queues.writer import Writer
 from fasthook.update import Update
@@ -99,7 +100,7 @@ class JournalQueue:
         self._committing: list[Done] = []
         self._requeue: list[Requeue] = []
         self._tried: dict[int, Update] = {}  # what has failed once more since it was written
-        self._aside = 0  # how many of what was handled are in a file of their own
+        self._aside: set[int] = set()  # of what was handled, what is in a file of its own
         self._commit_ends: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scanning: asyncio.Handle | None = None
@@ -154,7 +155,7 @@ class JournalQueue:
                 rows.append((number, name, forget, handled_at, reply, len(update.raw) + ROW))
                 self._window.gone.add(number)
                 self.depth -= 1
-        self._aside = len(rows)
+        self._aside = {row[0] for row in rows}
         self._done.put_back(rows)
         if rows:
             self._commit_soon(0.0)
@@ -375,10 +376,10 @@ class JournalQueue:
             self._failed(batch, error)
             return
         self._failing = False
-        if self._aside:
-            self._aside -= len(batch.done)
-            if self._aside <= 0:
-                self._aside = int(not self._journal.settled_file.removed())
+        if self._journal.settled:
+            self._aside.difference_update([done[0] for done in batch.done])
+            if not self._aside and self._journal.settled_file.removed():
+                self._journal.settled = []
         if batch.refused and not self._damaged:
             self._in_trouble(batch.why or self._too_full)
         elif self.trouble and batch.roomy and not self._damaged and (batch.kept or self._journal.no_room is None):

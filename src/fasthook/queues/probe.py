@@ -7,6 +7,7 @@ out of a damaged file what can be read. Run as a program, this file is that proc
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import signal
 import struct
@@ -28,6 +29,7 @@ DAMAGE = (
 _DAMAGED, _NEWER = 9, 8  # exit codes
 _FRAME = struct.Struct("<II")  # lengths of a key and a value
 _TABLES = 16
+_NT_ERROR = 0xC0000000  # Windows: exit codes from here on are exceptions that nobody caught
 _FATAL = {getattr(signal, name) for name in ("SIGABRT", "SIGBUS", "SIGSEGV", "SIGFPE") if hasattr(signal, name)}
 
 
@@ -47,17 +49,34 @@ def check(file: Path, tables: Sequence[str], *, most: int | None = None, locked:
         raise lmdb.VersionMismatchError(words.strip())
     if ended.returncode == _DAMAGED:
         raise lmdb.CorruptedError(words.strip())
-    if -ended.returncode in _FATAL:
-        raise lmdb.CorruptedError(f"reading it ends in {signal.Signals(-ended.returncode).name}")
+    if _by_damage(ended.returncode):
+        raise lmdb.CorruptedError(f"reading it ends in {_words(ended.returncode)}")
 
 
 def salvage(file: Path, table: str) -> dict[bytes, bytes]:
-    """What can be read of a table of a damaged file, from its beginning and from its end up to the damage."""
+    """What can be read of a table of a damaged file, from its beginning and from its end up to the damage.
+
+    InterruptedError: something else ended that.
+    """
     found: dict[bytes, bytes] = {}
-    if _can_run():
-        for way in ("forwards", "backwards"):
-            found.update(_frames(_run("salvage", str(file), way, table).stdout))
+    for way in ("forwards", "backwards") if _can_run() else ():
+        ended = _run("salvage", str(file), way, table)
+        if ended.returncode not in (0, _DAMAGED) and not _by_damage(ended.returncode):
+            raise InterruptedError(errno.EINTR, f"who read it was ended by {_words(ended.returncode)}")
+        found.update(_frames(ended.stdout))
     return found
+
+
+def _by_damage(code: int) -> bool:
+    """Whether a process ended as one does that walks into a damaged page."""
+    return -code in _FATAL or code >= _NT_ERROR
+
+
+def _words(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code}"
 
 
 def _can_run() -> bool:
@@ -67,7 +86,12 @@ def _can_run() -> bool:
 def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-P", __file__, *arguments]
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what a terminal sends to all of its processes is not for this one
+        check=False,
     )
 
 

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import struct
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -23,14 +22,16 @@ from typing import Any
 import lmdb
 
 from fasthook.queues import QueueError
-from fasthook.queues.probe import DAMAGE, check, salvage
+from fasthook.queues.probe import DAMAGE, check
+from fasthook.queues.rebuilding import DATA, Rebuilding, Saved
+from fasthook.queues.rows import HANDLED, ID, NUMBER
 from fasthook.queues.settled_file import Row, SettledFile
 from fasthook.queues.store import (
     REPLAYED,
+    StoreError,
     make_whole,
     pack_update,
     replayed,
-    set_aside,
     sync_directory,
     unpack_update,
     words,
@@ -43,13 +44,7 @@ log = logging.getLogger("fasthook.queue")
 Name = tuple[int, int]  # the bot and the update_id
 
 FORMAT = b"2"
-NUMBER = struct.Struct(">Q")
-ID = struct.Struct(">qQ")
-HANDLED = NUMBER.size + ID.size  # bytes of a number and its id, in a row of `done`
 _TOGETHER = 80  # of them in a row: LMDB keeps longer ones on pages of their own
-_DATA = "data.mdb"  # LMDB's name for its file
-_REBUILT = "rebuilt"  # a directory, where a file is made of what can be read of a damaged one
-_SUSPECT = "suspect"  # a file that says that the other one is damaged, and what in it was handled
 _TIME = struct.Struct("<d")
 _FIRST_SIZE = 16 << 20  # bytes of the map at the beginning
 _SPARE = 4 << 20  # bytes of the map beyond the limit: LMDB copies pages to take something out of a full journal
@@ -73,11 +68,12 @@ class Journal:
 
     def __init__(self, directory: Path, limit: int = 1 << 30) -> None:
         self.directory = directory
-        self.file = directory / _DATA
+        self.file = directory / DATA
         self.limit = limit
         self.no_room: OSError | None = None  # why the file could not be made longer
         self._allocated = 0  # bytes that it has
         self.env: Any = None
+        self._rebuilding = Rebuilding(directory)
         self.settled_file = SettledFile(directory)
         self.settled: list[Row] = []  # what it lists, and still cannot be taken out
         try:
@@ -89,34 +85,34 @@ class Journal:
             raise QueueError(_cannot(directory, error)) from None
         try:
             self._open()
-            self.settled = self._take_out_settled()
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if isinstance(error, OSError):
-                raise QueueError(_cannot(directory, error)) from None
             raise
 
     # ------------------------------------------------------------ opening
 
     def _open(self) -> None:
         try:
-            self._end_rebuilding()
+            self._rebuilding.clean_up()
             self._probe()
             self._open_tables(self.directory)
+            self.settled = self._take_out_settled()
         except lmdb.VersionMismatchError:
             raise QueueError(_newer(self.directory, "a newer LMDB")) from None
         except (*DAMAGE, lmdb.NotFoundError) as error:  # or a table is missing
             self._begin_anew(error)
+            self.settled = self._take_out_settled()
         except (OSError, lmdb.Error) as error:
             raise QueueError(_cannot(self.directory, error)) from None
 
     def _probe(self) -> None:
-        if (self.directory / _SUSPECT).exists() and self.file.exists():
+        if self._rebuilding.is_wanted:
             raise lmdb.CorruptedError("that was seen while it was in use")
-        check(self.file, _TABLES, most=_PROBED)
+        # what is to be taken out may be anywhere
+        check(self.file, _TABLES, most=None if self.settled_file.path.exists() else _PROBED)
 
     def _open_tables(self, directory: Path) -> None:
-        file = directory / _DATA
+        file = directory / DATA
         size = file.stat().st_size if file.exists() else 0
         self.env = lmdb.open(
             str(directory),
@@ -147,49 +143,30 @@ class Journal:
         sync_directory(directory)
 
     def _begin_anew(self, error: BaseException) -> None:
-        """What can be read of the damaged file goes into a new one. That takes its place when all of it is on disk: a
-        start that ends before begins anew.
-        """
-        suspect = self.directory / _SUSPECT
-        handled = suspect.read_text(errors="replace").split() if suspect.exists() else []
-        saved = _salvaged(self.file, {int(number) for number in handled if number.isdecimal()})
-        rebuilt = self.directory / _REBUILT
+        """What can be read of the damaged file goes into a new one, which takes its place."""
+        if self.env:
+            self.env.close()
         try:
-            rebuilt.mkdir(mode=0o700)
-            self._open_tables(rebuilt)
+            making, saved = self._rebuilding.begin()
+            self._open_tables(making)
             self._take_in(saved)
             self.env.close()
-            aside = set_aside(self.file)
-            sync_directory(self.directory)
+            aside = self._rebuilding.set_aside()
             log.error(
                 "the journal %s is damaged (%s): its %d bytes are kept as %s; %d waiting updates could be read, and "
                 "are in the new one",
                 self.directory, error, aside.stat().st_size, aside, len(saved[0]),
             )  # fmt: skip
-            self._put_in_place()
+            self._rebuilding.put_in_place()
             self._open_tables(self.directory)
-        except (OSError, lmdb.Error) as failure:
-            raise QueueError(_cannot(self.directory, failure)) from None
+        except (OSError, lmdb.Error, StoreError, QueueError) as failure:
+            self._rebuilding.give_up()
+            raise QueueError(
+                f"the journal {self.directory} is damaged ({error}), and what can be read of it does not go into a new "
+                f"one: {words(failure)}; nothing of it is lost: start again when that is mended"
+            ) from None
 
-    def _put_in_place(self) -> None:
-        (self.directory / _SUSPECT).unlink(missing_ok=True)
-        (self.directory / _REBUILT / _DATA).rename(self.file)
-        (self.directory / _REBUILT).rmdir()
-        sync_directory(self.directory)
-
-    def _end_rebuilding(self) -> None:
-        """A start that ended while it rebuilt a damaged file has left what it had, all of it if the file is gone."""
-        rebuilt = self.directory / _REBUILT
-        if not rebuilt.exists():
-            return
-        if (rebuilt / _DATA).exists() and not self.file.exists():
-            self._put_in_place()
-            log.error("the journal %s was damaged: what could be read of it is in the new one; it is kept beside that",
-                      self.directory)  # fmt: skip
-        else:
-            shutil.rmtree(rebuilt)
-
-    def _take_in(self, saved: tuple[dict[int, bytes], dict[int, bytes]]) -> None:
+    def _take_in(self, saved: Saved) -> None:
         waiting, done = saved
         rows = [(number, record, b"") for number, record in waiting.items()]
         rows += [(number, b"", name) for number, name in done.items() if number not in waiting]
@@ -198,31 +175,30 @@ class Journal:
             for number, record, name in rows:
                 key = NUMBER.pack(number)
                 if record:
-                    txn.put(key, record, db=self.waiting)
+                    txn.put(key, record, db=self.waiting, append=True)
                 txn.put(name or ID.pack(*_name(record)), key, db=self.ids, overwrite=False)
             self.remember(txn, [NUMBER.pack(number) + name for number, record, name in rows if not record])
             return 0
 
-        self._in_slices(rows, write)
+        self._in_slices(rows, write, beyond=True)
 
     def suspect(self, handled: Iterable[int] = ()) -> None:
         """Damage was seen: the next opening sets the file aside, and leaves out these."""
-        path = self.directory / _SUSPECT
         with contextlib.suppress(OSError):
-            whole = path.with_suffix(".new")
-            whole.write_text(" ".join(map(str, handled)))
-            whole.replace(path)
+            self._rebuilding.suspect(handled)
 
     # ------------------------------------------------------------ settled, and not written
 
     def _take_out_settled(self) -> list[Row]:
-        """What the last stop could not take out is. Returned: what cannot be now, either."""
-        if not self.settled_file.path.exists():
-            return []
+        """What the last stop could not take out is. Returned: what cannot be now, either. Errors of `DAMAGE`."""
         rows = self.settled_file.read()
+        if not rows:
+            return []
         try:
             self._in_slices(rows, self._take_out_rows, beyond=True)
-        except QueueError:
+        except QueueError as error:
+            if isinstance(error.__cause__, DAMAGE):
+                raise error.__cause__ from None
             return rows
         self.settled_file.remove()
         return []
@@ -273,7 +249,7 @@ class Journal:
 
     def counts(self) -> tuple[int, int, int]:
         """How many updates wait, how many handled ones are known, and the highest number that was given."""
-        highest = 0
+        highest = max((row[0] for row in self.settled), default=0)  # not to be given again
         with self.env.begin() as txn:
             for table in (self.waiting, self.done, self.handled):
                 with txn.cursor(db=table) as cursor:
@@ -546,7 +522,7 @@ class Journal:
                 if not self.grow(beyond=beyond):
                     raise QueueError(f"the journal {self.directory} is full: set a larger --journal-max") from None
             except (OSError, lmdb.Error) as error:
-                raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from None
+                raise QueueError(f"the journal {self.directory} cannot be written: {words(error)}") from error
 
 
 def _slices(rows: list[Any]) -> Iterator[list[Any]]:
@@ -557,26 +533,6 @@ def _slices(rows: list[Any]) -> Iterator[list[Any]]:
 def _name(record: bytes) -> Name:
     update = unpack_update(record)
     return update.bot_id, update.update_id
-
-
-def _salvaged(file: Path, handled: set[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
-    """What can be read of a damaged file: the waiting updates, and the ids of handled ones."""
-    waiting: dict[int, bytes] = {}
-    done: dict[int, bytes] = {}
-    for key, record in sorted(salvage(file, "waiting").items()):
-        try:
-            unpack_update(record)
-            number = NUMBER.unpack(key)[0]
-            if number not in handled:
-                waiting[number] = record
-        except (ValueError, struct.error):
-            continue  # a page of something else
-    for key, row in salvage(file, "done").items():
-        parts = [row[at : at + HANDLED] for at in range(0, len(row), HANDLED)]
-        keys = [part[: NUMBER.size] for part in parts]
-        if len(row) % HANDLED == 0 and keys and keys == sorted(set(keys)) and keys[-1] == key:
-            done.update((NUMBER.unpack_from(part)[0], part[NUMBER.size :]) for part in parts)
-    return waiting, done
 
 
 def _cannot(directory: Path, error: BaseException) -> str:
