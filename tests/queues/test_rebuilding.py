@@ -22,6 +22,7 @@ from fasthook.queues.tables import Journal
 from queues.opened import PATIENCE, opened
 
 COUNT = 1500  # more than one commit of the new file
+PAGE = os.sysconf("SC_PAGE_SIZE")
 HANDLED = range(0, COUNT, 100)  # as was seen after the damage
 REST = [number for number in range(COUNT) if number not in HANDLED]
 
@@ -202,7 +203,8 @@ def test_a_list_of_what_was_handled_that_is_cut_off(damaged: Path, tmp_path: Pat
         assert waiting(directory) == list(range(COUNT))
 
 
-def test_what_was_handled_is_behind_the_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["zeros", "random", "random, and nobody looked before"])
+def test_what_was_handled_is_behind_the_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Far behind what a start reads of a long queue: the list of what is to be taken out leads there."""
     directory, count = tmp_path / "long", 12_000
 
@@ -214,13 +216,30 @@ def test_what_was_handled_is_behind_the_damage(tmp_path: Path) -> None:
 
     asyncio.run(main())
     image = bytearray((directory / "data.mdb").read_bytes())
-    record = image.index(b'"text":"%d"' % (count - 100))
-    start = record // 4096 * 4096
-    image[start : start + 4096] = os.urandom(4096)
+    start = image.index(b'"text":"%d"' % (count - 100)) // PAGE * PAGE
+    image[start : start + PAGE] = bytes(PAGE) if how == "zeros" else os.urandom(PAGE)
     (directory / "data.mdb").write_bytes(image)
     SettledFile(directory).write([(count - 100, False, None, None), (5, False, None, None)])
+    if "nobody" in how:
+        monkeypatch.setattr("fasthook.queues.tables.check", lambda *arguments, **options: None)
     left = waiting(directory)
     assert len(left) > count - 200
     assert 4 not in left  # number 5
     assert list(directory.glob("data.mdb.damaged-*"))
     assert not (directory / "settled").exists()
+
+
+def test_the_new_file_is_no_larger(tmp_path: Path) -> None:
+    """A journal near its limit would not go into it."""
+
+    async def main() -> None:
+        one = await opened(tmp_path, window=5000)
+        await one.put(*range(1000), size=1000)
+        await one.put(*range(1000, 3000), size=1000)
+        one.queue._journal.suspect()
+        await one.close()
+
+    asyncio.run(main())
+    assert waiting(tmp_path) == list(range(3000))
+    [aside] = tmp_path.glob("data.mdb.damaged-*")
+    assert (tmp_path / "data.mdb").stat().st_size < 0.9 * aside.stat().st_size
