@@ -105,6 +105,10 @@ def test_others_go_on_while_a_worker_is_blocked(start: Start, bot: Bot) -> None:
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert not server.find("has not answered")
+    server.signal(signal.SIGTERM)
+    server.until("SIGTERM: stopping")
+    server.signal(signal.SIGTERM)  # else the blocked one would take a core for as long as others may take to finish
+    assert server.wait() == 130
 
 
 def test_a_worker_that_is_blocked(start: Start, bot: Bot) -> None:
