@@ -642,7 +642,7 @@ def test_nothing_old_is_registered_after_an_outage(serve: Callable[..., Server],
         )
         reload(server)
         api.up = True
-        wait(lambda: api.registered(THIRD))
+        wait(lambda: api.registered(THIRD) and api.registered(FIRST))
         assert (api.registered(FIRST), api.registered(SECOND)) == (["https://example.org/moved"], [])
         bots.release()
         assert server.stop() == 0

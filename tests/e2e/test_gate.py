@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.bot import Bot
-from e2e.process import SECRET, Server, answer
+from e2e.process import SECRET, Server, answer, reserved_port
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
@@ -38,6 +38,12 @@ def refuses(shared: tuple[Server, Bot]) -> Server:
 @pytest.fixture
 def server(start: Start, door: str) -> Server:
     return start("--http", door, "--secret", f"{SECRET},old-secret")
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as one:
+        yield one
 
 
 def is_closed(connection: http.client.HTTPConnection) -> bool:
@@ -190,9 +196,9 @@ def test_a_full_queue(start: Start, bot: Bot, door: str) -> None:
     assert bot.by_chat == {1: [0, 1, 9]}
 
 
-def test_a_server_that_is_stopping(start: Start, bot: Bot, door: str) -> None:
+def test_a_server_that_is_stopping(start: Start, bot: Bot, door: str, port: int) -> None:
     """A request that is under way is taken; there is no other."""
-    server = start("--http", door, "--secret", SECRET, "--drain-timeout", "10")
+    server = start("--http", door, "--secret", SECRET, "--drain-timeout", "10", "--port", str(port))
     raw = samples.update(2)
     connection = server.connect()
     assert server.post(samples.update(1, chat_id=2), connection).status == 200

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +16,17 @@ import pytest
 
 from botapi import Answer, BotServer
 from e2e.bot import Bot
-from e2e.process import COMMAND, PATIENCE, SECRET, Ended, Server, environment, fasthook, killed_in_the_end
+from e2e.process import (
+    COMMAND,
+    PATIENCE,
+    SECRET,
+    Ended,
+    Server,
+    environment,
+    fasthook,
+    killed_in_the_end,
+    reserved_port,
+)
 from e2e.tools import until
 from fasthook._scan import KINDS
 from fasthook.settings import secret_of
@@ -249,12 +258,11 @@ def test_info_explains_what_is_wrong(bot: Bot, start: Start, unhurried: Telegram
 
 
 def test_info_explains_that_nobody_is_there(bot: Bot, telegram: Telegram) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    telegram.set_webhook(f"http://127.0.0.1:{port}/")
-    telegram.chat().send("hello").result()
-    until(lambda: "last_error_message" in telegram.webhook_info())
-    ended, said = webhook(bot, telegram, "info")
+    with reserved_port() as port:
+        telegram.set_webhook(f"http://127.0.0.1:{port}/")
+        telegram.chat().send("hello").result()
+        until(lambda: "last_error_message" in telegram.webhook_info())
+        ended, said = webhook(bot, telegram, "info")
     assert ended.code == 1
     assert "Connection refused (" in said
     assert "nothing listens on this port" in " ".join(said.split())

@@ -249,7 +249,7 @@ def test_new_code_that_hangs_is_given_up(start: Start, bot: Bot) -> None:
     """The log says where it hangs, the old workers go on, and the next reload is as any."""
     with (bot.directory / "bot.py").open("a") as file:
         file.write(HANGS)
-    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "1s")
+    server = start("--secret", SECRET, "--workers", "2", "--worker-timeout", "3s")
     (bot.directory / "hang").touch()
     server.signal(signal.SIGHUP)
     server.until(BROKEN + r"a new worker died before it was ready .killed, because it has not come to the end of its ")
@@ -294,9 +294,9 @@ def test_new_code_that_hangs_makes_room_for_newer(start: Start, bot: Bot) -> Non
     good = (bot.directory / "bot.py").read_text()
     server = start("--secret", SECRET, "--workers", "2", "--reload")
     (bot.directory / "hang").touch()
-    (bot.directory / "bot.py").write_text(good + "\n\nopen(f'hangs-{os.getpid()}', 'w').close()\n" + HANGS)
+    write(bot.directory / "bot.py", good + "\n\nopen(f'hangs-{os.getpid()}', 'w').close()\n" + HANGS)
     asyncio.run(until(lambda: len(list(bot.directory.glob("hangs-*"))) == 2))
-    (bot.directory / "bot.py").write_text(good + "\n# mended\n")
+    write(bot.directory / "bot.py", good + "\n# mended\n")
     server.until("reloaded: workers")
     assert len(server.find(BROKEN)) == 1
     assert server.stop() == 0
@@ -308,9 +308,7 @@ def test_what_a_worker_said_last_is_heard(start: Start, bot: Bot, how: str) -> N
     begins = "\n\nasync def begins(update):\n    open('begun', 'w').close()\n    await handler(update)\n"
     with (bot.directory / "bot.py").open("a") as file:
         file.write(begins)
-    server = start(
-        "--secret", SECRET, "--workers", "2", "--worker-timeout", "500ms", env={"PAUSE": "0.5"}, target="bot:begins"
-    )
+    server = start("--secret", SECRET, "--workers", "2", env={"PAUSE": "0.5"}, target="bot:begins")
     old = worker_pids(server)
     assert server.post(samples.update(1)).status == 200
     asyncio.run(until((bot.directory / "begun").exists))

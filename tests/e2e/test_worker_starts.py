@@ -109,7 +109,7 @@ def test_a_reload_leaves_no_worker_too_many(start: Start, bot: Bot) -> None:
     good = (bot.directory / "bot.py").read_text()
     (bot.directory / "bot.py").write_text(TRIED)
     os.kill(worker_pids(server)[0], signal.SIGKILL)
-    wait_until(lambda: tries(bot) == 4)
+    wait_until(lambda: tries(bot) >= 4)
     (bot.directory / "bot.py").write_text(good)
     server.signal(signal.SIGHUP)
     server.until("reloaded: workers")

@@ -204,7 +204,7 @@ def poll(bot: Bot, telegram: Telegram) -> Iterator[Poll]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_polling_has_health_and_numbers(poll: Poll, bot: Bot, telegram: Telegram, workers: str) -> None:
-    options = ["--token", TOKEN, "--workers", workers, "--ops", "127.0.0.1:0", "--drain-delay", "1s"]
+    options = ["--token", TOKEN, "--workers", workers, "--ops", "127.0.0.1:0", "--drain-delay", "6s"]
     server = poll(*options, env={"PAUSE": "0.001"})
     ops = Ops.of(server)
     for n in range(200):

@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -206,6 +207,30 @@ class Peer:
 
     def close(self) -> None:
         self.socket.close()
+
+
+class HeldUpError(Exception):
+    """What failed took longer than the server allows for it: it shows nothing."""
+
+
+@contextlib.contextmanager
+def allowed(seconds: float) -> Iterator[None]:
+    """Inside is what the server allows so long for. HeldUpError: it failed, and this machine took longer."""
+    begun = time.monotonic()
+    try:
+        yield
+    except (AssertionError, OSError) as error:
+        if time.monotonic() - begun <= seconds:
+            raise
+        raise HeldUpError from error
+
+
+def again_if_held_up(attempt: Callable[[], None]) -> None:
+    """Try it up to five times, until the machine lets it end in time."""
+    for _ in range(4):
+        with contextlib.suppress(HeldUpError):
+            return attempt()
+    return attempt()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from fasthook import Hook, Update
 PROTOCOL = "fasthook._protocol:HookProtocol"
 SECRET = "edge-secret"
 PATIENCE = 10.0  # seconds that a test waits for something before it fails
+START = 60.0  # the same for what a process says, which may have to be loaded first
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
@@ -225,7 +226,7 @@ class Process:
             return re.search(pattern, self.output)
 
         with self._more:
-            self._more.wait_for(lambda: found() or self._ended, PATIENCE)
+            self._more.wait_for(lambda: found() or self._ended, START)
             match = found()
         assert match, f"the server did not write {pattern!r}:\n{self.output}"
         return match
@@ -280,9 +281,15 @@ def bot_in(directory: Path) -> Path:
 
 
 def fasthook_run(directory: Path, *options: str, certificate: Certificate | None = None) -> Process:
-    """`fasthook run` on a socket that listens already, so that a client may connect at once."""
+    """`fasthook run` on a socket that listens already; it serves when this returns."""
     bot_in(directory)
     tls = ["--ssl-certfile", str(certificate.chain)] if certificate else []
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         command = [*RUN, "--fd", str(listener.fileno()), *tls, *options]
-        return Process(command, directory, listener=listener, certificate=certificate)
+        process = Process(command, directory, listener=listener, certificate=certificate)
+    try:
+        process.wait_for("fasthook serves")
+    except BaseException:
+        process.stop(signal.SIGKILL)
+        raise
+    return process

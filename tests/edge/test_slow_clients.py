@@ -23,10 +23,16 @@ TIMES = ["--header-timeout", str(HEADER_TIMEOUT), "--body-timeout", str(BODY_TIM
 
 
 class Crowd:
-    """Many connections that go on at the same time."""
+    """Many connections that go on at the same time.
 
-    def __init__(self, process: Process, count: int = COUNT, receive_buffer: int = 0) -> None:
-        self.peers = [Peer(process, receive_buffer=receive_buffer) for _ in range(count)]
+    `first`: what each sends as soon as it is there; its time for a head begins then, however long all of them take.
+    """
+
+    def __init__(self, process: Process, first: bytes = b"", *, count: int = COUNT, receive_buffer: int = 0) -> None:
+        self.peers: list[Peer] = []
+        for _ in range(count):
+            self.peers.append(Peer(process, receive_buffer=receive_buffer))
+            self.peers[-1].send(first)
         self.answers = {peer.socket: b"" for peer in self.peers}
         self._open = selectors.DefaultSelector()
         for peer in self.peers:
@@ -77,8 +83,8 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def crowd(process: Process, **options: int) -> Iterator[Crowd]:
-    many = Crowd(process, **options)
+def crowd(process: Process, first: bytes = b"", **options: int) -> Iterator[Crowd]:
+    many = Crowd(process, first, **options)
     try:
         yield many
     finally:
@@ -137,8 +143,7 @@ def test_silent(process: Process) -> None:
 
 def test_heads_dripped(process: Process) -> None:
     before = process.resident
-    with crowd(process) as many:
-        many.send(head(b"X: " + b"x" * 8 * KIB)[:-2])
+    with crowd(process, head(b"X: " + b"x" * 8 * KIB)[:-2]) as many:
         check(process, many, before, COUNT * (OWN + 2 * 8 * KIB))
         many.drip(b"Y")
         assert many.statuses() == {(408,)}
@@ -147,8 +152,7 @@ def test_heads_dripped(process: Process) -> None:
 
 def test_bodies_dripped(process: Process) -> None:
     before = process.resident
-    with crowd(process) as many:
-        many.send(head(b"Content-Length: 1048576") + b"x" * 16 * KIB)
+    with crowd(process, head(b"Content-Length: 1048576") + b"x" * 16 * KIB) as many:
         check(process, many, before, COUNT * (OWN + 2 * 16 * KIB))
         many.drip(b"Y")
         assert many.statuses() == {(408,)}
@@ -157,8 +161,8 @@ def test_bodies_dripped(process: Process) -> None:
 
 def test_bodies_of_strangers_are_not_kept(process: Process) -> None:
     before = process.resident
-    with crowd(process) as many:
-        many.send(head(CHUNKED).replace(SECRET.encode(), b"wrong") + (b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 4)
+    unwanted = head(CHUNKED).replace(SECRET.encode(), b"wrong") + (b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 4
+    with crowd(process, unwanted) as many:
         check(process, many, before, COUNT * OWN)
         many.drip(b"1\r\nx\r\n")
         assert many.statuses() == {(401,)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.process import COMMAND, PATIENCE, environment, fasthook
+from e2e.process import COMMAND, PATIENCE, environment, fasthook, reserved_port
 from fasthook.testing import TOKEN, samples
 
 ROOT = Path(__file__).parents[2]
@@ -219,11 +218,10 @@ def test_a_recording_of_several_bots(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_webhook_that_nobody_serves(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    simulation = start("--webhook", f"http://127.0.0.1:{port}/", "--rate", "100")
-    simulation.until(r"^  ✗ Connection refused$")
-    assert simulation.stop() == 0
+    with reserved_port() as port:
+        simulation = start("--webhook", f"http://127.0.0.1:{port}/", "--rate", "100")
+        simulation.until(r"^  ✗ Connection refused$")
+        assert simulation.stop() == 0
     assert len(simulation.find("Connection refused")) == 1
 
 
@@ -290,12 +288,12 @@ def test_what_cannot_be_used(tmp_path: Path, code: int, arguments: list[str], wo
 
 
 def test_the_demo_is_a_conversation_that_ends_by_itself() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = {"DEMO_PORT": str(one.getsockname()[1]), "DEMO_API_PORT": str(two.getsockname()[1])}
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=environment(DEMO_SECONDS="12", **ports),
-        capture_output=True, text=True, timeout=2 * PATIENCE, check=False,
-    )  # fmt: skip
+    with reserved_port() as one, reserved_port() as two:
+        env = environment(DEMO_SECONDS="12", DEMO_PORT=str(one), DEMO_API_PORT=str(two))
+        done = subprocess.run(
+            [sys.executable, "-m", "examples.demo"], cwd=ROOT, env=env, capture_output=True, text=True,
+            timeout=2 * PATIENCE, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +(Ann|User \d) ▸ ", done.stdout, re.MULTILINE)
     assert re.search(r"^ +Echo ▸ \w", done.stdout, re.MULTILINE)
