@@ -190,3 +190,58 @@ def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
 )  # fmt: skip
 def test_what_counts(method: str, counts: bool) -> None:
     assert is_message(method) is counts
+
+
+def test_what_is_under_way_counts_until_it_is_there(clock: Clock) -> None:
+    """However long it takes: Telegram counts when it comes."""
+    gone: list[float] = []
+    ours = governor(bot="2/s")
+    there = [asyncio.Event() for _ in range(3)]
+
+    async def send(n: int) -> None:
+        async with ours.turn(n):
+            gone.append(clock.now - 1000)
+            await there[n].wait()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
+        tasks = [asyncio.ensure_future(send(n)) for n in range(3)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.now += 10
+        there[0].set()
+        there[2].set()
+        await clock.run(_until(tasks[2]))
+        there[1].set()
+        await asyncio.gather(*tasks)
+
+    async def _until(task: asyncio.Future[None]) -> None:
+        await task
+
+    asyncio.run(main())
+    assert gone == [0, 0, 11]
+
+
+def test_one_that_gives_up_as_it_may_go_takes_no_place(clock: Clock) -> None:
+    ours = governor(bot="1/s")
+    gone: list[tuple[str, float]] = []
+
+    async def send(name: str) -> None:
+        async with ours.turn(name):
+            gone.append((name, clock.now - 1000))
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later = clock.call_later  # type: ignore[assignment,method-assign]
+        tasks = {name: asyncio.ensure_future(send(name)) for name in "abc"}
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.now += 1
+        ours._let_go()  # b may go, and its task has not had a turn since
+        tasks["b"].cancel()
+        await clock.run(_until(tasks["c"]))
+
+    async def _until(task: asyncio.Future[None]) -> None:
+        await task
+
+    asyncio.run(main())
+    assert gone == [("a", 0), ("c", 1)]
