@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from fasthook._core cimport (
-    BAD_REQUEST, BAD_VERSION, CROWDED, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG, TIMEOUT, TOO_LARGE,
+    BAD_REQUEST, BAD_VERSION, CROWDED, DRAINING, FORBIDDEN, HEAD_TOO_LARGE, INVALID, TARGET_TOO_LONG, TIMEOUT, TOO_LARGE,
     Gate, Route, Stats, Verdict,
 )
 from fasthook._scan cimport Admitted
@@ -454,6 +454,16 @@ cdef class HookProtocol:
         ):
             self.close()
         return False
+
+    def cut(self):
+        """The stop waits no longer: a request that is still coming in gets 503, a connection that has not asked is
+        closed."""
+        if self.state > BODY or self.ahead is not None:
+            return
+        if self.began:
+            self.fail(DRAINING)
+        else:
+            self.close()
 
     # ------------------------------------------------------------ from bytes to a request
 

@@ -111,7 +111,7 @@ class Hook:
         gate, came, update = receiver.gate, monotonic_ns(), None
         judged = self._door.head(gate, scope)
         if isinstance(judged, Verdict):
-            await self._refuse(scope, send, judged, came)
+            await self.refuse(scope, send, judged, came)
             return gate.stats.observe(_ACK, monotonic_ns() - came)
         try:
             message = await _in_time(receive, self.settings.body_timeout)
@@ -120,7 +120,7 @@ class Hook:
                 async with asyncio.timeout(self.settings.body_timeout - (monotonic_ns() - came) / 1e9):
                     raw = await self._rest(receive, raw)
         except TimeoutError:
-            return await self._refuse(scope, send, gate.refuse(judged, _TIMEOUT), came)
+            return await self.refuse(scope, send, gate.refuse(judged, _TIMEOUT), came)
         if raw is None:
             return receiver.counts.disconnected()
         came = monotonic_ns()
@@ -143,7 +143,7 @@ class Hook:
         await send({"type": "http.response.body", "body": verdict.body})
         return gate.stats.observe(_ACK, monotonic_ns() - came)
 
-    async def _refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
+    async def refuse(self, scope: Scope, send: Send, verdict: Verdict, came: int) -> None:
         """Answer a head alone. Where its peer may send the body or not, the connection ends with it."""
         if self._access is not None:
             self._log(scope, verdict, None, None, came)

@@ -92,6 +92,7 @@ class Receiver:
             self._handler = adapt(value, threads=min(settings.concurrency, _THREADS), settings=settings)
         self.workers: Workers | None = None  # while it runs, if it has any
         self.failed: Callable[[Exception], None] = lambda error: None  # told when the workers can't go on
+        self.leave: Callable[[], Awaitable[None]] = _nobody  # awaited in the stop, when who waited is answered
         self._scope = contextlib.AsyncExitStack()
         self._value = value
         self._account: Account | None = None  # while it runs, of one bot
@@ -452,6 +453,7 @@ class Receiver:
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self.leave()
         self._beat.stop()
         try:
             kept = await self._queue.close(left, self._acks.replies())
@@ -493,6 +495,10 @@ class Receiver:
     def gate_is_open(self) -> bool:
         """There is a gate to ask."""
         return self.running
+
+
+async def _nobody() -> None:
+    """Nobody has to leave."""
 
 
 def _check_token(settings: Settings) -> None:

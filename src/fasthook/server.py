@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import os
 import shlex
 import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from fasthook import descriptors, logs
+from fasthook._core import CODES
 from fasthook.asgi import Hook
 from fasthook.listeners import ListenError, Listeners, address, listen, listen_ops, name_of
 from fasthook.ops.app import OpsServer
@@ -38,7 +38,8 @@ _TO_ASK = 1.0  # seconds that a connection which has just come has to ask, when 
 _TURNS = 3  # of the loop, after which a connection that was accepted is known, and what had come on it has been read
 _LOOK = 0.01  # seconds between two looks whether they have
 _GRACE = 5  # seconds of the drain for requests that are still coming in
-_AT_ONCE: Any = 0.01  # seconds, where it is none: with 0 uvicorn does not look whether there is anything to wait for
+_TO_LEAVE = 0.3  # seconds after the drain for peers to read their last answers
+_DRAINING = CODES["draining"]
 
 
 class ServerError(Exception):
@@ -70,11 +71,19 @@ def _counted(most: int) -> type[_Counted]:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, ours drain first, and with a limit and a deadline for TLS handshakes."""
+    """uvicorn without its signal handlers, ours drain first, with a limit and a deadline for TLS handshakes, and with
+    a stop that answers who waits before it ends. `serves`: called when connections are taken. `left`: seconds of the
+    drain.
+    """
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, serves: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, hook: Hook, serves: Callable[[], None], left: Callable[[], float]
+    ) -> None:
         super().__init__(config)
-        self._serves = serves  # told when connections are taken
+        settings = hook.settings
+        self._hook = hook
+        self._serves = serves
+        self._left = left
         self._handshake = settings.header_timeout
         self._room = descriptors.room(settings.max_connections)
         self._watch = descriptors.Watch()
@@ -110,7 +119,44 @@ class _Uvicorn(uvicorn.Server):
         for server in self.servers:
             server.close()  # from now on they wait with the service manager, or for another server
         await self._take_last()
-        await super().shutdown(sockets)
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._until_gone(min(_GRACE, self._left()))
+        for connection in list(self.server_state.connections):
+            await self._cut(connection)
+        if self._hook.settings.ack == "handled":  # a request that waits for its handler has all of the drain
+            await self._until_gone(self._left())
+
+    async def leave(self) -> None:
+        """The drain is over, and who waited for a handler has the answer: let it be written, and read."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        await self._until_gone(_TO_LEAVE)
+        for connection in list(self.server_state.connections):
+            if _unread(connection):
+                connection.transport.abort()
+
+    async def _until_gone(self, seconds: float) -> None:
+        """Wait until all connections are closed, for so long at most, and not after a second signal."""
+        end = monotonic() + seconds
+        while not self.force_exit and monotonic() < end:
+            if not self.server_state.connections:
+                break
+            await asyncio.sleep(_LOOK)
+
+    async def _cut(self, connection: Any) -> None:
+        """Wait no longer for a request that is still coming in: it gets 503, and comes again."""
+        if hasattr(connection, "cut"):
+            connection.cut()
+            return
+        cycle = connection.cycle  # uvicorn's own
+        if cycle is None or cycle.response_complete:
+            connection.transport.close()
+        elif cycle.more_body and not connection.pipeline and not connection.flow.write_paused:
+            verdict = self._hook.receiver.gate.refuse(None, _DRAINING)
+            await self._hook.refuse(cycle.scope, cycle.send, verdict, monotonic_ns())
 
     async def _take_last(self) -> None:
         """Answer those that have just come: what they ask may not have been read yet, or be under way."""
@@ -139,6 +185,11 @@ def _end_soon(connection: Any) -> bool:
         return True
     connection.shutdown()
     return False
+
+
+def _unread(connection: Any) -> bool:
+    """Whether a task of uvicorn's own HTTP waits for a peer to read: it would do so beyond the end."""
+    return not hasattr(connection, "cut") and connection.flow.write_paused
 
 
 def run(hook: Hook) -> int:
@@ -200,9 +251,10 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
             log.warning("%s", ops_listeners.trouble)
         stop.serves()
 
-    server = _Uvicorn(_config(hook), hook.settings, serves)
+    server = _Uvicorn(_config(hook), hook, serves, lambda: stop.left())
     health = Health(hook.receiver, lambda: len(server.server_state.connections))
     stop = Stop(hook, server, health, notifier)
+    hook.receiver.leave = server.leave
     async with OpsServer(ops_listeners.sockets, health) as ops:
         code = await stop.begin()
         if code is not None:
@@ -224,7 +276,6 @@ async def _serve(hook: Hook, listeners: Listeners, ops_listeners: Listeners, not
 
 def _config(hook: Hook) -> uvicorn.Config:
     settings = hook.settings
-    grace = math.ceil(settings.drain_timeout)  # a request that waits for its handler has all of it
     config = uvicorn.Config(
         hook,
         http="fasthook._protocol:HookProtocol" if settings.http == "compiled" else "httptools",
@@ -237,7 +288,6 @@ def _config(hook: Hook) -> uvicorn.Config:
         proxy_headers=False,
         limit_concurrency=descriptors.room(settings.max_connections).served + 1 if settings.http == "asgi" else None,
         timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=(grace if settings.ack == "handled" else min(_GRACE, grace)) or _AT_ONCE,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )

@@ -103,6 +103,8 @@ class Stop:
 
     def left(self) -> float:
         """Seconds of the drain that are left."""
+        if self.failure:
+            return 0.0
         drain = self._hook.settings.drain_timeout
         return max(0.0, drain - (monotonic() - self._since)) if self._since else drain
 

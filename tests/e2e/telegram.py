@@ -6,15 +6,50 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 
-from e2e.process import PATIENCE, SECRET
+from e2e.process import PATIENCE, SECRET, Server
+from fasthook.testing import samples
 
 HEAD = (
     "POST /webhook HTTP/1.1\r\nHost: localhost\r\nX-Telegram-Bot-Api-Secret-Token: {}\r\n"
     "Content-Type: application/json\r\nContent-Length: {}\r\nConnection: keep-alive\r\n"
     "Accept-Encoding: gzip, deflate\r\n\r\n"
 )
+
+
+def request(update_id: int, text: str, chat: int = 1) -> bytes:
+    """A whole one, with a message of that text in it."""
+    body = samples.update(update_id, chat_id=chat, text=text)
+    return HEAD.format(SECRET, len(body)).encode() + body
+
+
+class Wire:
+    """A connection whose answers are read one by one."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection(server.address, PATIENCE)
+        self._file = self._socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def status(self) -> int:
+        """The status of the next answer; 0 if there is none."""
+        line = self._file.readline()
+        if not line:
+            return 0
+        length = 0
+        while (header := self._file.readline().strip().lower()) != b"":
+            if header.startswith(b"content-length:"):
+                length = int(header[15:])
+        self._file.read(length)
+        return int(line.split()[1])
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 class Connection:

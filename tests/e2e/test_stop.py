@@ -13,6 +13,7 @@ import pytest
 from e2e.bot import Bot
 from e2e.process import SECRET, Server
 from e2e.steady import children, until, worker_pids
+from e2e.telegram import Wire, request
 from fasthook.testing import samples
 
 Start = Callable[..., Server]
@@ -55,12 +56,46 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(start: Start, bot: Bot)
     assert bot.by_chat == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7, 9]}
 
 
-def test_a_stop_without_time_says_only_what_was_left(start: Start, bot: Bot) -> None:
-    server = start("--secret", SECRET, "--drain-timeout", "0", env={"HELD": "1"})
-    say(server, 1, "")
-    assert server.stop() == 0
+@pytest.mark.parametrize("ack", ["queued", "handled"])
+def test_a_stop_without_time_says_only_what_was_left(start: Start, bot: Bot, door: str, ack: str) -> None:
+    options = ["--secret", SECRET, "--ack", ack, "--http", door, "--drain-timeout", "0"]
+    server = start(*options, env={"HELD": "1"})
+    wire = Wire(server)
+    wire.send(request(1, "", chat=1))
+    say(server, 2, "", chat=2)
+    if ack == "queued":
+        assert wire.status() == 200
+    server.signal(signal.SIGTERM)
+    assert wire.status() == (0 if ack == "queued" else 503)
+    assert server.wait() == 0
+    wire.close()
     assert len(server.find("updates are not handled yet")) == 1
-    assert not server.find("ERROR|task")
+    assert not server.find("ERROR|task|Traceback")
+    server = start(*options[:-2])
+    say(server, 1, "", chat=1)
+    assert server.stop() == 0
+    assert bot.by_chat == {2: [2], 1: [1]}
+
+
+@pytest.mark.parametrize("part", [30, -30], ids=["head", "body"])
+@pytest.mark.parametrize("ack", ["queued", "handled"])
+def test_a_stop_waits_for_half_a_request_only_so_long(start: Start, bot: Bot, door: str, ack: str, part: int) -> None:
+    options = ["--secret", SECRET, "--ack", ack, "--http", door]
+    server = start(*options, "--drain-timeout", "300ms")
+    wire = Wire(server)
+    wire.send(request(1, "", chat=1))
+    assert wire.status() == 200
+    wire.send(request(2, "", chat=1)[:part])
+    server.signal(signal.SIGTERM)
+    # uvicorn knows nothing of a head before its end, and closes
+    assert wire.status() == (0 if door == "asgi" and part > 0 else 503)
+    assert server.wait() == 0
+    wire.close()
+    assert not server.find("ERROR|task|Traceback")
+    server = start(*options)
+    say(server, 2, "", chat=1)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1, 2]}
 
 
 def test_two_signals_at_the_same_instant(start: Start, bot: Bot) -> None:
