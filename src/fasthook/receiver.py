@@ -453,8 +453,11 @@ class Receiver:
         left = self._acks.stop(await self._dispatcher.drain(drain))
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self.leave()
         self._beat.stop()
+        try:
+            await self.leave()
+        except Exception as error:
+            log.error("the last answers could not be waited for", exc_info=error)
         try:
             kept = await self._queue.close(left, self._acks.replies())
             if kept:

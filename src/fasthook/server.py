@@ -124,15 +124,17 @@ class _Uvicorn(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self._until_gone(min(_GRACE, self._left()))
-        for connection in list(self.server_state.connections):
-            await self._cut(connection)
+        await self._cut_all()
         if self._hook.settings.ack == "handled":  # a request that waits for its handler has all of the drain
-            await self._until_gone(self._left())
+            while not self.force_exit and self.server_state.connections and self._left():
+                await asyncio.sleep(_LOOK)
+                await self._cut_all()  # what stood behind another
 
     async def leave(self) -> None:
         """The drain is over, and who waited for a handler has the answer: let it be written, and read."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        await self._cut_all()  # what stood behind these
         await self._until_gone(_TO_LEAVE)
         for connection in list(self.server_state.connections):
             if _unread(connection):
@@ -145,6 +147,14 @@ class _Uvicorn(uvicorn.Server):
             if not self.server_state.connections:
                 break
             await asyncio.sleep(_LOOK)
+
+    async def _cut_all(self) -> None:
+        for connection in list(self.server_state.connections):
+            try:
+                async with asyncio.timeout(_TO_LEAVE):
+                    await self._cut(connection)
+            except TimeoutError:  # its peer does not read
+                connection.transport.abort()
 
     async def _cut(self, connection: Any) -> None:
         """Wait no longer for a request that is still coming in: it gets 503, and comes again."""

@@ -98,6 +98,25 @@ def test_a_stop_waits_for_half_a_request_only_so_long(start: Start, bot: Bot, do
     assert bot.by_chat == {1: [1, 2]}
 
 
+def test_half_a_request_behind_one_that_waits(start: Start, bot: Bot, door: str) -> None:
+    """It gets its answer, or the end of the connection, when the other has its own."""
+    options = ["--secret", SECRET, "--ack", "handled", "--http", door]
+    server = start(*options, "--drain-timeout", "300ms", env={"HELD": "1"})
+    wire = Wire(server)
+    wire.send(request(1, "", chat=1) + request(2, "", chat=2)[:-30])
+    server.signal(signal.SIGTERM)
+    assert wire.status() == 503
+    assert wire.status() in (0, 503)
+    assert server.wait() == 0
+    wire.close()
+    assert not server.find("ERROR|task|Traceback")
+    server = start(*options)
+    for update_id in (1, 2):
+        say(server, update_id, "", chat=update_id)
+    assert server.stop() == 0
+    assert bot.by_chat == {1: [1], 2: [2]}
+
+
 def test_two_signals_at_the_same_instant(start: Start, bot: Bot) -> None:
     server = start("--secret", SECRET, "--drain-timeout", "1h", env={"HELD": "1"})
     say(server, 1, "")

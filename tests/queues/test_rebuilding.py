@@ -16,6 +16,7 @@ import pytest
 
 from fasthook.queues import QueueError, probe
 from fasthook.queues.rebuilding import is_gone
+from fasthook.queues.rows import NUMBER
 from fasthook.queues.settled_file import SettledFile
 from fasthook.queues.store import unpack_update
 from fasthook.queues.tables import Journal
@@ -243,3 +244,42 @@ def test_the_new_file_is_no_larger(tmp_path: Path) -> None:
     assert waiting(tmp_path) == list(range(3000))
     [aside] = tmp_path.glob("data.mdb.damaged-*")
     assert (tmp_path / "data.mdb").stat().st_size < 0.9 * aside.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "row", [b"[-1,false,null,null]", b"[true,false,null,null]", b'[1,false,"soon",null]', b"[1,false,null,5]", b"[1]"]
+)
+def test_a_list_of_what_was_handled_that_is_none(damaged: Path, row: bytes) -> None:
+    """It is set aside, and the journal is none the worse for it."""
+    (damaged / "suspect").unlink()
+    (damaged / "settled").write_bytes(row)
+    assert waiting(damaged) == list(range(COUNT))
+    assert [path.name.partition(".damaged-")[0] for path in damaged.glob("*.damaged-*")] == ["settled"]
+
+
+def test_what_was_handled_cannot_be_read(damaged: Path) -> None:
+    (damaged / "suspect").unlink()
+    journal = Journal(damaged)
+    with journal.env.begin(write=True, db=journal.waiting) as txn:
+        txn.put(NUMBER.pack(1), b"no update")
+    journal.close()
+    SettledFile(damaged).write([(1, False, None, None), (2, False, None, None)])
+    assert waiting(damaged) == list(range(2, COUNT))
+
+
+def test_the_list_is_no_file(damaged: Path) -> None:
+    """After the rebuilding, too."""
+    (damaged / "settled").mkdir()
+    with pytest.raises(QueueError, match=r"cannot be opened: Is a directory"):
+        waiting(damaged)
+    (damaged / "settled").rmdir()
+    assert waiting(damaged) == REST
+
+
+def test_a_file_system_that_does_not_tell_its_room(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", unknown, raising=False)
+        assert waiting(damaged) == REST

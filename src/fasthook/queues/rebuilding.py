@@ -6,6 +6,7 @@ aside, and the new one takes its name. Whatever ends a start meanwhile, the next
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -76,10 +77,7 @@ class Rebuilding:
         self._making.mkdir(mode=0o700)
         if hasattr(os, "posix_fallocate"):
             size = sum(len(record) for record in saved[0].values()) + _ROW * (len(saved[0]) + len(saved[1]))
-            with (self._making / "room").open("wb") as file:
-                if size:
-                    os.posix_fallocate(file.fileno(), 0, size)
-            (self._making / "room").unlink()
+            _look_for_room(self._making / "room", size)
         return self._making, saved
 
     def give_up(self) -> None:
@@ -126,6 +124,17 @@ def is_gone(directory: Path) -> bool:
             return False
         return False
     return True
+
+
+def _look_for_room(file: Path, size: int) -> None:
+    """OSError: there is none for so many bytes."""
+    with file.open("wb") as made:
+        try:
+            os.posix_fallocate(made.fileno(), 0, max(size, 1))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that does not know
+                raise
+    file.unlink()
 
 
 def _version(file: Path) -> list[int]:

@@ -65,6 +65,10 @@ class SettledFile:
 def _row(line: bytes) -> Row:
     try:
         number, forget, handled_at, reply = orjson.loads(line)
-        return int(number), bool(forget), handled_at, None if reply is None else reply.encode()
+        text = None if reply is None else reply.encode()
+        when = None if handled_at is None else float(handled_at)
     except (TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{number!r} is no number of an update")
+    return number, bool(forget), when, text

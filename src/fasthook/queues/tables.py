@@ -94,15 +94,16 @@ class Journal:
     def _open(self) -> None:
         try:
             self._rebuilding.clean_up()
-            self._probe()
-            self._open_tables(self.directory)
-            self.settled = self._take_out_settled()
+            try:
+                self._probe()
+                self._open_tables(self.directory)
+                self.settled = self._take_out_settled()
+            except (*DAMAGE, lmdb.NotFoundError) as error:  # or a table is missing
+                self._begin_anew(error)
+                self.settled = self._take_out_settled()
         except lmdb.VersionMismatchError:
             raise QueueError(_newer(self.directory, "a newer LMDB")) from None
-        except (*DAMAGE, lmdb.NotFoundError) as error:  # or a table is missing
-            self._begin_anew(error)
-            self.settled = self._take_out_settled()
-        except (OSError, lmdb.Error) as error:
+        except (OSError, lmdb.Error, *DAMAGE) as error:
             raise QueueError(_cannot(self.directory, error)) from None
 
     def _probe(self) -> None:
@@ -209,7 +210,11 @@ class Journal:
             record = txn.get(NUMBER.pack(number), db=self.waiting)
             if record is None:
                 continue
-            name = ID.pack(*_name(record))
+            try:
+                name = ID.pack(*_name(record))
+            except ValueError:  # it cannot be read: there is no id to know it by
+                txn.delete(NUMBER.pack(number), db=self.waiting)
+                continue
             if forget:
                 txn.delete(NUMBER.pack(number), db=self.waiting)
                 txn.delete(name, db=self.ids)
