@@ -9,8 +9,7 @@ import asyncio
 from asyncio import sleep
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from math import inf
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -27,35 +26,31 @@ def is_message(method: str) -> bool:
 
 
 class _Window:
-    """When the last messages were there; no more than `rate.count` in any `rate.seconds`, with those under way."""
+    """When the last messages went; no more than `rate.count` in any `rate.seconds`."""
 
-    __slots__ = ("_rate", "_times", "_under_way")
+    __slots__ = ("_rate", "_times")
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
         self._times: deque[float] = deque(maxlen=rate.count)
-        self._under_way = 0
 
     def due(self, now: float) -> float:
-        """When the next one may go, `now` or later; infinity: when one is there that is under way."""
-        room = self._rate.count - self._under_way
-        if room <= 0:
-            return inf
-        return now if len(self._times) < room else max(now, self._times[-room] + self._rate.seconds)
+        """When the next one may go, `now` or later."""
+        if len(self._times) < self._rate.count:
+            return now
+        return max(now, self._times[0] + self._rate.seconds)
 
-    def leaves(self) -> None:
-        self._under_way += 1
+    def take(self, when: float) -> None:
+        self._times.append(when)
 
-    def stays(self) -> None:
-        """It was to leave, and does not."""
-        self._under_way -= 1
-
-    def is_there(self, when: float) -> None:
-        self._under_way -= 1
+    def move(self, was: float, when: float) -> None:
+        """What was taken then counts from now on."""
+        with suppress(ValueError):  # so much has gone since that it is forgotten
+            self._times.remove(was)
         self._times.append(when)
 
     def idle(self, now: float) -> bool:
-        return not self._under_way and (not self._times or self._times[-1] + self._rate.seconds <= now)
+        return not self._times or self._times[-1] + self._rate.seconds <= now
 
 
 class _Chat:
@@ -77,7 +72,7 @@ class Governor:
         self._all = _Window(bot) if bot else None
         self._rates = (chat, group)
         self._chats: OrderedDict[Any, _Chat] = OrderedDict()
-        self._ready: deque[asyncio.Future[None]] = deque()  # allowed by their chats, waiting for the bot's rate
+        self._ready: deque[asyncio.Future[float]] = deque()  # allowed by their chats, waiting for the bot's rate
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0
 
@@ -87,6 +82,7 @@ class Governor:
 
         It counts from its end, when Telegram has it: it may have been on its way, or told to wait, before.
         """
+        taken = 0.0
         chat = self._chat(chat_id)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         chat.waiting.append(mine)
@@ -97,18 +93,14 @@ class Governor:
             if chat.window and (wait := chat.window.due(now := monotonic()) - now) > 0:
                 await sleep(wait)
             if self._all:
-                await self._turn_of_bot()
-            if chat.window:
-                chat.window.leaves()
+                taken = await self._turn_of_bot()
             try:
                 yield
             finally:
-                now = monotonic()
                 if chat.window:
-                    chat.window.is_there(now)
+                    chat.window.take(monotonic())
                 if self._all:
-                    self._all.is_there(now)
-                    self._let_go()
+                    self._all.move(taken, monotonic())
         finally:
             self.waiting -= 1
             first = chat.waiting[0] is mine
@@ -117,18 +109,16 @@ class Governor:
                 chat.waiting[0].set_result(None)
             self._forget()
 
-    async def _turn_of_bot(self) -> None:
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _turn_of_bot(self) -> float:
+        """Wait for it: when it was."""
+        mine: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._ready.append(mine)
         self._let_go()
         try:
-            await mine
+            return await mine
         except asyncio.CancelledError:
             if mine in self._ready:
                 self._ready.remove(mine)
-            elif self._all and not mine.cancelled():  # it had its turn in this very moment
-                self._all.stays()
-                self._let_go()
             raise
 
     def _let_go(self) -> None:
@@ -140,13 +130,12 @@ class Governor:
         while self._ready:
             due = self._all.due(now)
             if due > now:
-                if due < inf:
-                    self._timer = asyncio.get_running_loop().call_later(due - now, self._let_go)
+                self._timer = asyncio.get_running_loop().call_later(due - now, self._let_go)
                 return
             first = self._ready.popleft()
             if not first.done():
-                self._all.leaves()
-                first.set_result(None)
+                self._all.take(now)
+                first.set_result(now)
 
     def _chat(self, chat_id: Any) -> _Chat:
         chat = self._chats.get(chat_id)
