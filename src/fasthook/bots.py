@@ -137,14 +137,14 @@ class Bots:
         """At the beginning of the end, when nobody is added or removed any more."""
         self._ended = True
         self._stop_preparing()
-        for account in self._accounts.values():
+        for account in list(self._accounts.values()):  # one may leave meanwhile
             await account.stop_registering()
 
     async def close(self) -> None:
         """At the end of a drain."""
         if self._leaving:
             await asyncio.wait(self._leaving)
-        for account in self._accounts.values():
+        for account in list(self._accounts.values()):  # one may leave meanwhile
             await account.close()
 
     def account(self, bot_id: int) -> Account | None:
